@@ -1,11 +1,13 @@
 //! Device and FHIR destination mappings of the MedTech service and of the IoMT FHIR Connector, as a pure library:
 //! no clock, no file, no network, no randomness. The same mapping and message give the same result.
 
+pub mod document;
 pub mod error;
 pub mod finding;
 pub mod measurement;
 pub mod time;
 
+pub use document::Document;
 pub use error::ErrorKind;
 pub use finding::{Finding, Place, Severity, has_errors};
 pub use measurement::{Measurement, NormalizeError, Property};

@@ -37,7 +37,9 @@ impl Timestamp {
 
     /// The instant `ticks` units of 100 ns after 1970-01-01T00:00:00Z, or `None` outside the years 1 to 9999.
     pub fn from_ticks(ticks: i64) -> Option<Timestamp> {
-        (Self::MIN.0..=Self::MAX.0).contains(&ticks).then_some(Timestamp(ticks))
+        (Self::MIN.0..=Self::MAX.0)
+            .contains(&ticks)
+            .then_some(Timestamp(ticks))
     }
 
     /// Units of 100 ns since 1970-01-01T00:00:00Z.
@@ -65,7 +67,9 @@ impl Timestamp {
         }
         let seconds = i64::from(c.hour) * 3600 + i64::from(c.minute) * 60 + i64::from(c.second);
         let days = days_from_civil(c.year, c.month, c.day);
-        Some(Timestamp(days * TICKS_PER_DAY + seconds * TICKS_PER_SECOND + i64::from(c.tick)))
+        Some(Timestamp(
+            days * TICKS_PER_DAY + seconds * TICKS_PER_SECOND + i64::from(c.tick),
+        ))
     }
 
     /// The UTC calendar date and time of day.
@@ -145,7 +149,11 @@ fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let field = |n: i64| u32::try_from(n).unwrap_or(1);
     (year, field(month), field(day))
@@ -168,7 +176,15 @@ mod tests {
             let t = Timestamp::from_ticks(days * TICKS_PER_DAY + 123).unwrap();
             assert_eq!(Timestamp::from_civil(t.civil()), Some(t));
         }
-        let leap = Civil { year: 2024, month: 2, day: 29, hour: 0, minute: 0, second: 0, tick: 0 };
+        let leap = Civil {
+            year: 2024,
+            month: 2,
+            day: 29,
+            hour: 0,
+            minute: 0,
+            second: 0,
+            tick: 0,
+        };
         assert!(Timestamp::from_civil(leap).is_some());
         assert!(Timestamp::from_civil(Civil { year: 2023, ..leap }).is_none());
     }
