@@ -1,1 +1,14 @@
-//! The bedside agent.
+//! The bedside agent: reads wearables over MQTT and serial lines, normalizes and groups their readings, keeps them in a
+//! SQLite store-and-forward buffer, and writes them to a FHIR R4 server or Azure Event Hubs.
+//!
+//! The modules stand in the order in which a reading passes them; see `ARCHITECTURE.md`.
+
+pub mod clock;
+pub mod config;
+pub mod forward;
+pub mod ingest;
+pub mod message;
+pub mod packs;
+pub mod random;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,132 @@
+//! From groups to a destination. The forward loop reads the journal, fills groups and hands them over; a destination
+//! resolves, transforms and sends them, and says what became of every reading.
+
+use crate::message::{Position, Stamp, StoredMessage};
+use crate::packs::Pack;
+use crate::telemetry::errors::ErrorRecord;
+use embassy_time::Duration;
+use iomt_mapping::Measurement;
+use std::sync::Arc;
+
+/// What makes readings belong together, as the message names them (rule D14).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// Name of the mapping pack.
+    pub pack: Arc<str>,
+    /// Device identifier.
+    pub device: Arc<str>,
+    /// Measurement type.
+    pub type_name: Arc<str>,
+    /// Patient identifier.
+    pub patient: Option<Arc<str>>,
+    /// Encounter identifier.
+    pub encounter: Option<Arc<str>>,
+    /// Correlation id.
+    pub correlation: Option<Arc<str>>,
+}
+
+/// One template match on its way to a destination.
+#[derive(Clone, Debug)]
+pub struct GroupReading {
+    /// Position of its message.
+    pub position: Position,
+    /// Which match of the message, from 0.
+    pub match_number: u32,
+    /// When the message came.
+    pub received: Stamp,
+    /// What was measured.
+    pub measurement: Arc<Measurement>,
+}
+
+/// Readings of one key, in order of arrival. They may lie in several periods; a destination splits them.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Their key.
+    pub key: Arc<GroupKey>,
+    /// The pack of the newest reading.
+    pub pack: Arc<Pack>,
+    /// Never empty.
+    pub readings: Vec<GroupReading>,
+}
+
+/// What became of a reading.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fate {
+    /// The destination has confirmed it.
+    Delivered,
+    /// A newer reading took the same slot, and that one is confirmed (D5, D15, D16).
+    Superseded,
+    /// It can never be delivered as it is.
+    Dead(ErrorRecord),
+    /// It needs somebody or something else first (a Device, an association, a clock); the others go on.
+    Waiting(ErrorRecord),
+    /// Nothing became of it; it stays in its row.
+    Retry,
+}
+
+/// Whether a destination can be reached.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Link {
+    /// It answered.
+    Up,
+    /// It did not, or refuses everything for now.
+    Down {
+        /// Why, and what to do.
+        error: ErrorRecord,
+        /// What the server asked for (`Retry-After`).
+        retry_after: Option<Duration>,
+    },
+    /// TLS or a token failed and the wall clock cannot be trusted: no growing back-off, no alarm.
+    WaitingForClock,
+}
+
+/// What a later reading needs to be merged after its readings have left the outbox: stored per Observation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentPeriod {
+    /// Resource id of the Observation.
+    pub observation: String,
+    /// Bytes of the mapping engine's sent memory, with the server's version in front.
+    pub memory: Vec<u8>,
+    /// When it may be forgotten: UTC ticks of 100 ns.
+    pub expires: i64,
+}
+
+/// Answer of a destination to a batch of groups.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// One list per group, one fate per reading, in the order given.
+    pub fates: Vec<Vec<Fate>>,
+    /// To be stored with the confirmation.
+    pub sent_periods: Vec<SentPeriod>,
+    /// Whether the destination can be reached.
+    pub link: Link,
+    /// Observations created or updated (FHIR), or events taken (Event Hubs).
+    pub written: u64,
+}
+
+/// Answer of a destination that takes raw messages.
+#[derive(Clone, Debug)]
+pub struct MessageDelivery {
+    /// One fate per message, in the order given.
+    pub fates: Vec<Fate>,
+    /// Whether the destination can be reached.
+    pub link: Link,
+}
+
+/// Raw messages with the name of their source, for `payload = "message"`.
+#[derive(Clone, Debug)]
+pub struct RawMessage {
+    /// The message.
+    pub stored: Arc<StoredMessage>,
+    /// Name of its source.
+    pub source: Arc<str>,
+}
+
+/// Ids of events and Observations start with these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `[gateway] id`.
+    pub gateway: Arc<str>,
+    /// Id of the store: new when a damaged store was set aside, so that event ids stay unique.
+    pub store: Arc<str>,
+}

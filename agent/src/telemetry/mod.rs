@@ -1,0 +1,3 @@
+//! What an operator sees: errors, counters, health.
+
+pub mod errors;
