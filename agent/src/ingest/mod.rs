@@ -1,6 +1,8 @@
 //! Bytes to messages: one client per broker, one loop per serial port. Sources put messages into a bounded channel that
 //! the intake loop empties; when the store is slow, the source slows down and drops nothing.
 
+pub mod serial;
+
 use crate::message::{AckToken, Message, SourceId};
 use std::sync::Arc;
 

@@ -1,0 +1,209 @@
+//! JSON bodies of readings, and blocks of waveforms.
+
+use iomt_mapping::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::{DriverMessage, Now, Output};
+
+/// A body in the making.
+pub struct Body {
+    members: Map<String, Value>,
+    values: usize,
+}
+
+impl Body {
+    /// A body of a driver; `kind` is `vitals`, `record`, `status` or `waveform`.
+    pub fn new(driver: &str, kind: &str) -> Self {
+        let mut members = Map::new();
+        members.insert("driver".into(), driver.into());
+        members.insert("kind".into(), kind.into());
+        Body { members, values: 0 }
+    }
+
+    /// Adds a measured value; what the device does not have is left out.
+    #[must_use]
+    pub fn value<V: Into<Value>>(mut self, name: &str, value: Option<V>) -> Self {
+        if let Some(value) = value.map(Into::into).filter(|value| !value.is_null()) {
+            self.values += 1;
+            self.members.insert(name.into(), value);
+        }
+        self
+    }
+
+    /// Adds a member; null is left out.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.put(name, value);
+        self
+    }
+
+    /// Adds a member; null is left out.
+    pub fn put(&mut self, name: &str, value: impl Into<Value>) {
+        let value = value.into();
+        if !value.is_null() {
+            self.members.insert(name.into(), value);
+        }
+    }
+
+    /// Adds the words of the device's state, if there are any.
+    #[must_use]
+    pub fn status(self, words: &[(bool, &'static str)]) -> Self {
+        let words: Vec<&str> = words
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, word)| *word)
+            .collect();
+        if words.is_empty() {
+            self
+        } else {
+            self.with("status", words)
+        }
+    }
+
+    /// Whether it has a measured value.
+    pub fn has_values(&self) -> bool {
+        self.values > 0
+    }
+
+    /// The message.
+    pub fn message(self) -> DriverMessage {
+        DriverMessage {
+            body: Value::Object(self.members).to_string().into_bytes(),
+            waveform: false,
+        }
+    }
+}
+
+/// Lets one event a second pass.
+#[derive(Debug, Default)]
+pub struct EverySecond {
+    next: Option<u64>,
+}
+
+impl EverySecond {
+    /// Whether one is due: one a second on average, early ones by up to 0.3 s because devices send with jitter.
+    pub fn due(&mut self, now: Now) -> bool {
+        let earliest = now.monotonic_us + 700_000;
+        let due = self.next.is_none_or(|next| now.monotonic_us >= next);
+        if due {
+            self.next = Some(self.next.map_or(earliest, |next| {
+                earliest.max((next + 1_000_000).min(earliest + 300_000))
+            }));
+        }
+        due
+    }
+}
+
+/// Passes on vital signs that repeat at the rate of a waveform: with values once a second, without values when the state of
+/// the device has changed.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    second: EverySecond,
+    last_status: Option<String>,
+}
+
+impl Vitals {
+    /// Emits `body` if it is due or its state is new.
+    pub fn offer(&mut self, mut body: Body, now: Now, out: &mut Output) {
+        let status = body.members.get("status").map(ToString::to_string);
+        if body.has_values() {
+            if !self.second.due(now) {
+                return;
+            }
+        } else {
+            if status.is_none() || self.last_status == status {
+                return;
+            }
+            body.put("kind", "status");
+        }
+        self.last_status = status;
+        out.messages.push(body.message());
+    }
+}
+
+/// Samples in a waveform block at most.
+pub const BLOCK_SAMPLES: usize = 250;
+/// Ticks by which the device's sample clock may run away from the wall clock before a block is dated anew.
+const DRIFT_TICKS: i64 = 2_500_000;
+
+/// Gathers samples of one waveform into blocks of [`BLOCK_SAMPLES`]. Sample times run on at the nominal rate from the first sample, so
+/// that the jitter of the line does not show; a block begins anew after a gap or when the clocks have drifted apart.
+#[derive(Debug)]
+pub struct Waveform {
+    driver: &'static str,
+    name: &'static str,
+    samples_per_kilosecond: i64,
+    begin: Option<Timestamp>,
+    next: Option<Timestamp>,
+    values: Vec<Value>,
+}
+
+impl Waveform {
+    /// A waveform with `samples_per_kilosecond` samples in 1000 s.
+    pub fn new(driver: &'static str, name: &'static str, samples_per_kilosecond: i64) -> Self {
+        Waveform {
+            driver,
+            name,
+            samples_per_kilosecond,
+            begin: None,
+            next: None,
+            values: Vec::new(),
+        }
+    }
+
+    fn offset(&self, index: usize) -> i64 {
+        // Rounded up: a time before its slot of the SampledData would fall into the slot before it.
+        let ticks = i64::try_from(index).unwrap_or(0) * 10_000_000_000;
+        ticks.div_euclid(self.samples_per_kilosecond)
+            + i64::from(ticks.rem_euclid(self.samples_per_kilosecond) != 0)
+    }
+
+    /// A sample that was received at `now`; dropped while the time is not known.
+    pub fn sample(&mut self, value: impl Into<Value>, now: Now, out: &mut Output) {
+        let Some(wall) = now.wall else {
+            self.gap(out);
+            return;
+        };
+        if self.values.is_empty() {
+            let continued = self
+                .next
+                .filter(|next| (next.ticks() - wall.ticks()).abs() <= DRIFT_TICKS);
+            self.begin = Some(continued.unwrap_or(wall));
+        }
+        self.values.push(value.into());
+        if self.values.len() >= BLOCK_SAMPLES {
+            self.flush(out);
+        }
+    }
+
+    /// The next sample does not follow the last one.
+    pub fn gap(&mut self, out: &mut Output) {
+        self.flush(out);
+        self.next = None;
+    }
+
+    fn flush(&mut self, out: &mut Output) {
+        let Some(begin) = self.begin.take() else { return };
+        let values = std::mem::take(&mut self.values);
+        self.next = begin.plus_ticks(self.offset(values.len()));
+        let samples: Vec<Value> = values
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, value)| {
+                let at = begin.plus_ticks(self.offset(index))?;
+                Some(json!({"at": at.to_string(), "value": value}))
+            })
+            .collect();
+        #[expect(clippy::cast_precision_loss, reason = "rates are small")]
+        let rate = self.samples_per_kilosecond as f64 / 1000.0;
+        let body = Body::new(self.driver, "waveform")
+            .with("waveform", self.name)
+            .with("rate_hz", rate)
+            .with("block", format!("{}-{begin}", self.name))
+            .with(self.name, samples);
+        out.messages.push(DriverMessage {
+            waveform: true,
+            ..body.message()
+        });
+    }
+}

@@ -1,0 +1,195 @@
+//! Device drivers: pure state machines. Bytes and time go in; readings, bytes to send and the next deadline come out. The
+//! service gives them a port and a clock, tests and simulators give them vectors and virtual time.
+//!
+//! Every reading is one JSON body. Common members, in all drivers:
+//!
+//! | member | content |
+//! |---|---|
+//! | `driver` | name of the driver |
+//! | `kind` | `vitals` (at most one a second), `record` (a stored or finished measurement), `waveform`, `status` |
+//! | `time` | UTC, only when the reading has a time of its own and the gateway could relate the device clock to UTC |
+//! | `device_time` | what the device's clock said, without a zone |
+//! | measurement names | a number, in the unit of the table below; absent when the device says that it has no value |
+//! | `status` | list of words of the device (`sensor_off`, `searching`, ...), absent when there is none |
+//!
+//! Names and units: `spo2` %, `pulse_rate_oximeter` /min, `heart_rate_ecg` /min, `perfusion_index` %, `nibp_systolic`,
+//! `nibp_diastolic`, `nibp_mean` mm[Hg], `nibp_pulse` /min, `respiratory_rate` /min, `respiratory_rate_co2` /min,
+//! `etco2_pressure` mm[Hg], `etco2_concentration` %, `body_temperature` Cel, `skin_temperature` Cel, `body_weight` kg,
+//! `body_fat` %, `glucose_capillary_whole_blood` and `glucose_capillary_plasma` mg/dL, `airway_pressure_peak`,
+//! `airway_pressure_mean`, `peep` cm[H2O], `resp_rate_total` /min, `tidal_volume` mL, `minute_volume` L/min,
+//! `fio2_measured` %, `dynamic_compliance` mL/cm[H2O].
+//!
+//! A waveform body has `waveform` (its name), `rate_hz`, `block` (unique per device) and, under the name of the waveform, a list of
+//! `{"at": UTC, "value": number}`; it is made only while the gateway knows the time.
+
+pub mod body;
+pub mod nonin;
+pub mod port;
+
+pub use crate::ingest::serial::framing::frames::{Description, FrameError, Reason};
+use iomt_mapping::Timestamp;
+use serde::Deserialize;
+
+/// Bytes and time in; messages, bytes to send and the next deadline out. No I/O, no clock, bounded buffers.
+pub trait Driver {
+    /// The port was opened.
+    fn start(&mut self, now: Now, out: &mut Output);
+    /// Bytes came.
+    fn bytes(&mut self, bytes: &[u8], now: Now, out: &mut Output);
+    /// When [`Driver::timeout`] is to be called, in monotonic microseconds.
+    fn deadline(&self) -> Option<u64>;
+    /// The deadline has passed; calling it too early does nothing.
+    fn timeout(&mut self, now: Now, out: &mut Output);
+}
+
+/// The time at which something happened.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Microseconds of a monotonic clock.
+    pub monotonic_us: u64,
+    /// UTC, or none while the wall clock is not trusted.
+    pub wall: Option<Timestamp>,
+}
+
+/// What a driver wants done.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Readings, oldest first.
+    pub messages: Vec<DriverMessage>,
+    /// Bytes to send, one write each.
+    pub send: Vec<Vec<u8>>,
+    /// Change the port to this before sending.
+    pub settings: Option<PortSettings>,
+    /// Bytes that belong to no frame.
+    pub garbage: u64,
+    /// Frames refused.
+    pub errors: Vec<FrameError>,
+}
+
+/// One reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverMessage {
+    /// JSON, in the schema of the driver.
+    pub body: Vec<u8>,
+    /// Belongs to the lane `waveform`.
+    pub waveform: bool,
+}
+
+/// Parity bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parity {
+    /// None.
+    #[default]
+    None,
+    /// Even.
+    Even,
+    /// Odd.
+    Odd,
+}
+
+/// Flow control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flow {
+    /// None.
+    #[default]
+    None,
+    /// RTS and CTS lines.
+    RtsCts,
+    /// XON and XOFF bytes.
+    XonXoff,
+}
+
+/// Settings of a serial port. In the configuration: `{ baud = 9600, data_bits = 8, parity = "none", stop_bits = 1, flow = "none" }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PortSettings {
+    /// Bits per second.
+    pub baud: u32,
+    /// 5 to 8.
+    pub data_bits: u8,
+    /// Parity.
+    pub parity: Parity,
+    /// 1 or 2.
+    pub stop_bits: u8,
+    /// Flow control.
+    pub flow: Flow,
+}
+
+impl Default for PortSettings {
+    fn default() -> Self {
+        PortSettings::eight_none_one(9600)
+    }
+}
+
+impl PortSettings {
+    /// 8 data bits, no parity, 1 stop bit, no flow control.
+    pub const fn eight_none_one(baud: u32) -> Self {
+        PortSettings {
+            baud,
+            data_bits: 8,
+            parity: Parity::None,
+            stop_bits: 1,
+            flow: Flow::None,
+        }
+    }
+}
+
+/// How well a driver's protocol is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Two independent sources agree, or one and a recording.
+    TwoSources,
+    /// One good source.
+    OneSource,
+    /// Only the framing is known; payloads are passed on as hexadecimal text.
+    FramingOnly,
+}
+
+/// Who sends the bytes that are described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The device.
+    DeviceToHost,
+    /// The gateway.
+    HostToDevice,
+}
+
+/// One driver of the list.
+pub struct DriverInfo {
+    /// Its name in the configuration.
+    pub name: &'static str,
+    /// The devices it reads.
+    pub title: &'static str,
+    /// The port settings of most of these devices.
+    pub settings: PortSettings,
+    /// How well the protocol is known.
+    pub evidence: Evidence,
+    /// The mapping pack that reads its bodies.
+    pub pack: &'static str,
+    /// Decodes bytes without the dialogue.
+    pub describe: fn(Direction, &[u8]) -> Description,
+    /// Every byte string it can send, with what it means; a pattern for those with a counter or time in them.
+    pub commands: fn() -> Vec<(&'static str, Vec<u8>)>,
+    create: fn() -> Box<dyn Driver + Send>,
+}
+
+impl DriverInfo {
+    /// A driver for a port that was just opened.
+    pub fn create(&self) -> Box<dyn Driver + Send> {
+        (self.create)()
+    }
+}
+
+/// All drivers.
+pub fn drivers() -> &'static [DriverInfo] {
+    DRIVERS
+}
+
+/// The driver of this name.
+pub fn driver(name: &str) -> Option<&'static DriverInfo> {
+    DRIVERS.iter().find(|driver| driver.name == name)
+}
+
+static DRIVERS: &[DriverInfo] = &[nonin::DRIVER];

@@ -1,0 +1,192 @@
+//! Framings: how messages are cut out of a stream of bytes. Shared by the drivers, and usable alone for devices without a
+//! driver: a source with `framing = "..."` and `format = "..."` needs no code.
+
+pub mod bits;
+pub mod checksum;
+pub mod format;
+pub mod frames;
+pub mod lines;
+
+use serde::Deserialize;
+
+pub use self::format::Format;
+use self::frames::Protocol;
+use super::drivers::port::{Listener, Port};
+use super::drivers::{Driver, DriverMessage, Now, Output};
+
+/// Longest frame that can be configured.
+pub const MAX_FRAME_BYTES: usize = 65_536;
+
+/// The generic framings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FramingKind {
+    /// Lines that end in LF or CR LF.
+    #[default]
+    Lines,
+}
+
+/// The members of a serial source that describe a device without a driver.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct FramingConfig {
+    /// How frames are cut.
+    pub framing: FramingKind,
+    /// What is inside.
+    pub format: Format,
+    /// Longest frame in bytes, at most [`MAX_FRAME_BYTES`].
+    pub max_bytes: usize,
+    /// Between columns or pairs.
+    pub delimiter: char,
+    /// Between a label and its value.
+    pub separator: char,
+    /// Around a column that contains the delimiter.
+    pub quote: char,
+    /// The first line, and each equal line later, names the columns.
+    pub header: bool,
+    /// Names of the columns; an empty name leaves the column out.
+    pub columns: Vec<String>,
+    /// Columns and labels that stay text even when they look like a number.
+    pub text: Vec<String>,
+    /// Texts that mean "no value".
+    pub missing: Vec<String>,
+}
+
+impl Default for FramingConfig {
+    fn default() -> Self {
+        FramingConfig {
+            framing: FramingKind::Lines,
+            format: Format::Json,
+            max_bytes: 4096,
+            delimiter: ',',
+            separator: '=',
+            quote: '"',
+            header: false,
+            columns: Vec::new(),
+            text: Vec::new(),
+            missing: ["", "-", "--", "---", "NaN", "nan", "null"]
+                .map(str::to_owned)
+                .to_vec(),
+        }
+    }
+}
+
+/// A driver that is all configuration.
+pub fn from_config(config: &FramingConfig) -> Box<dyn Driver + Send> {
+    let config = FramingConfig {
+        max_bytes: config.max_bytes.clamp(1, MAX_FRAME_BYTES - 2),
+        ..config.clone()
+    };
+    match config.framing {
+        FramingKind::Lines => port(lines::Lines::new(config.max_bytes), config),
+    }
+}
+
+fn port<P>(protocol: P, config: FramingConfig) -> Box<dyn Driver + Send>
+where
+    P: Protocol<Frame = Vec<u8>> + Send + 'static,
+{
+    Box::new(Port::new(protocol, Payloads { config, header: None }))
+}
+
+/// Makes a body of each frame.
+struct Payloads {
+    config: FramingConfig,
+    header: Option<Vec<String>>,
+}
+
+impl Listener<Vec<u8>> for Payloads {
+    fn frame(&mut self, frame: Vec<u8>, _now: Now, out: &mut Output) {
+        match format::body(&self.config, &mut self.header, &frame) {
+            Ok(Some(body)) => out.messages.push(DriverMessage {
+                body,
+                waveform: false,
+            }),
+            Ok(None) => {}
+            Err(reason) => {
+                out.errors.push(reason.into());
+                out.garbage += frame.len() as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(toml: &str, input: &[u8]) -> (Vec<String>, Output) {
+        let mut driver = from_config(&toml::from_str(toml).unwrap());
+        let mut out = Output::default();
+        driver.bytes(
+            input,
+            Now {
+                monotonic_us: 0,
+                wall: None,
+            },
+            &mut out,
+        );
+        let bodies = out
+            .messages
+            .iter()
+            .map(|m| String::from_utf8(m.body.clone()).unwrap())
+            .collect();
+        (bodies, out)
+    }
+
+    #[test]
+    fn json_lines_pass_and_a_partial_first_line_is_counted() {
+        let (bodies, out) = run(
+            "",
+            b"\xff\xfehalf\"}\n{\"hr\":72,\"spo2\":98}\r\n\n{\"t\":36.50}\n",
+        );
+        assert_eq!(bodies, [r#"{"hr":72,"spo2":98}"#, r#"{"t":36.50}"#]);
+        assert_eq!((out.garbage, out.errors.len()), (8, 1));
+    }
+
+    #[test]
+    fn columns_are_named_by_the_configuration_or_by_a_header() {
+        let named = "format = 'csv'\ncolumns = ['id', 'hr', 'spo2', 't']\ntext = ['id']";
+        let (bodies, out) = run(named, b"007,072,--,36.80\n8,1\n\"a,b\",1,2,-0.5\n");
+        assert_eq!(
+            bodies,
+            [
+                r#"{"id":"007","hr":72,"t":36.80}"#,
+                r#"{"id":"a,b","hr":1,"spo2":2,"t":-0.5}"#
+            ]
+        );
+        assert_eq!(
+            out.errors.len(),
+            1,
+            "a line with another number of columns is refused"
+        );
+        let (bodies, _) = run(
+            "format = 'csv'\nheader = true\ndelimiter = ';'",
+            b"hr;spo2\n72;98\nhr;spo2\n73;\n",
+        );
+        assert_eq!(bodies, [r#"{"hr":72,"spo2":98}"#, r#"{"hr":73}"#]);
+        let (bodies, _) = run("format = 'csv'", b"72,,--\n");
+        assert_eq!(bodies, [r#"{"fields":["72","","--"]}"#]);
+    }
+
+    #[test]
+    fn labels_become_members_and_trailing_words_are_kept() {
+        let (bodies, _) = run(
+            "format = 'label'",
+            b"IR=123456, BPM=72.35, Avg BPM=71 No finger?\r\n",
+        );
+        assert_eq!(
+            bodies,
+            [r#"{"IR":123456,"BPM":72.35,"Avg BPM":71,"trailing":"No finger?"}"#]
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_is_dropped_and_the_next_one_is_read() {
+        let mut input = vec![b'x'; 10_000];
+        input.extend_from_slice(b"\n{\"hr\":1}\n");
+        let (bodies, out) = run("max_bytes = 100", &input);
+        assert_eq!(bodies, [r#"{"hr":1}"#]);
+        assert_eq!(out.garbage, 10_001);
+    }
+}

@@ -1,0 +1,4 @@
+//! Devices on serial lines.
+
+pub mod drivers;
+pub mod framing;
