@@ -5,6 +5,8 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod forward;
 pub mod ingest;
 pub mod message;
