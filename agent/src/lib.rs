@@ -12,5 +12,6 @@ pub mod ingest;
 pub mod message;
 pub mod packs;
 pub mod random;
+pub mod store;
 pub mod telemetry;
 pub mod worker;

@@ -1,0 +1,320 @@
+//! The store: one SQLite file that survives a power cut at any moment.
+//!
+//! # What it holds
+//!
+//! The **journal** is the truth: compressed batches of raw messages, a batch per commit, in segment tables that are
+//! dropped whole. Everything else (measurements, groups, Observations) is computed from it again; the **outbox** holds
+//! references to it, never payloads.
+//!
+//! # Invariants
+//!
+//! 1. **Acknowledged is durable.** [`Store::append`] returns after the commit was synced to the medium (WAL,
+//!    `synchronous=FULL`); acknowledgements leave after it returns, never before.
+//! 2. **A batch is there whole or not at all**, whatever moment the power is cut: it is one row of one transaction.
+//! 3. **Positions are never reused**, also not those of dropped segments: the next one is kept apart from the journal.
+//! 4. **Cursor and rows are one transaction.** The stored cursor never passes a message whose readings are not
+//!    delivered, in a row, waiting, a dead letter or in the ledger: [`Changes`] writes them together.
+//! 5. **A segment is dropped only when nothing needs it**: no cursor, row, wait or run of unmatched messages lies in it.
+//! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
+//!    store id (event ids stay unique), and the ledger says so.
+//! 7. **One owner**: the file is locked for the life of the process.
+//!
+//! # A crash at each point
+//!
+//! | Crash | Left behind |
+//! |---|---|
+//! | before the commit of a batch | nothing; the sender was not acknowledged and sends again |
+//! | after the commit, before the acknowledgement | the batch; the sender sends again (a DUP is recognised) |
+//! | after a delivery, before its confirmation is stored | the row; the same resource or event id is sent again |
+//!
+//! # Flash
+//!
+//! Page size 1024, one zstd blob per commit, segments dropped instead of rows deleted, progress in one row that rides on
+//! the next intake commit, `fdatasync` instead of `fsync` (`.cargo/config.toml`), a write-ahead log that is overwritten and
+//! not grown.
+
+pub mod codec;
+mod open;
+pub mod outbox;
+pub mod progress;
+mod read;
+mod schema;
+
+pub use open::{Dating, Recovered};
+pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
+pub use read::{DeadLetterSummary, StoredBatch};
+
+use crate::message::{Message, Position, RevisionId};
+use crate::worker::Worker;
+use codec::Codec;
+use rusqlite::{Connection, TransactionBehavior, params};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// A segment is closed when it holds this many bytes of batches ...
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// ... or is this old, in microseconds of running time, so that history can be dropped by age.
+const SEGMENT_AGE_US: u64 = 3_600_000_000;
+
+/// Why the store could not do something. Nothing was changed then; trying again is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the store open.
+    #[error("the store in {0} is in use by another process: stop it first (systemctl stop bedside-agent)")]
+    Locked(PathBuf),
+    /// Written by a newer version of the program.
+    #[error("the store in {0} was written by a newer version of this program: install that version again")]
+    Newer(PathBuf),
+    /// SQLite: disk full, input or output error, read-only file system.
+    #[error("store: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// File system.
+    #[error("store: {0}")]
+    Io(#[from] std::io::Error),
+    /// A batch of the journal is damaged.
+    #[error("store: {0}")]
+    Damaged(#[from] codec::Damaged),
+    /// The store's thread is gone.
+    #[error("store: stopped")]
+    Stopped,
+}
+
+/// One table of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) id: u32,
+    pub(crate) first: Position,
+    pub(crate) bytes: u64,
+    pub(crate) opened_us: u64,
+}
+
+/// The open store; lives on the store's thread.
+pub struct Store {
+    pub(crate) connection: Connection,
+    pub(crate) codec: Codec,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) next_position: Position,
+    pub(crate) statistics: Statistics,
+}
+
+/// What the store has written since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Statistics {
+    /// Commits, each synced.
+    pub commits: u64,
+    /// Messages appended.
+    pub messages: u64,
+    /// Payload bytes appended.
+    pub payload_bytes: u64,
+    /// Bytes of the batches that hold them.
+    pub batch_bytes: u64,
+}
+
+/// A set of mapping packs that a batch names for the first time.
+#[derive(Clone, Debug)]
+pub struct NewRevision {
+    /// Its number, given by the caller.
+    pub id: RevisionId,
+    /// Hash of the texts.
+    pub hash: String,
+    /// The texts.
+    pub bundle: Vec<u8>,
+}
+
+impl Store {
+    /// Commits a batch of messages with the packs that they name, and the progress of the loops if there is any.
+    /// Returns the position of the first message. When it returns, all of it survives a power cut.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it is stored, and the same call may be made again.
+    pub fn append(
+        &mut self,
+        batch: &[(Message, RevisionId)],
+        revisions: &[NewRevision],
+        changes: Option<&Changes>,
+        now_us: u64,
+        wall: i64,
+    ) -> Result<Position, StoreError> {
+        let first = self.next_position;
+        let blob = self
+            .codec
+            .encode(batch.iter().map(|(message, revision)| (message, *revision)))?;
+        let opened = self.segment_for(first, now_us);
+        let segment = opened.unwrap_or(self.current_segment(first, now_us));
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for revision in revisions {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO revision (id, hash, bundle) VALUES (?1, ?2, ?3)")?
+                .execute(params![revision.id.0, revision.hash, revision.bundle])?;
+        }
+        if opened.is_some() {
+            transaction.execute(
+                "INSERT INTO segment (id, first, opened_us) VALUES (?1, ?2, ?3)",
+                params![segment.id, segment.first as i64, segment.opened_us as i64],
+            )?;
+            transaction.execute_batch(&format!(
+                "CREATE TABLE journal_{} (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, batch BLOB NOT NULL)",
+                segment.id
+            ))?;
+        }
+        if !batch.is_empty() {
+            transaction
+                .prepare_cached(&format!(
+                    "INSERT INTO journal_{} (first, count, batch) VALUES (?1, ?2, ?3)",
+                    segment.id
+                ))?
+                .execute(params![first as i64, batch.len() as i64, blob])?;
+        }
+        if let Some(changes) = changes {
+            changes.write(&transaction, &mut self.codec, wall)?;
+        }
+        transaction.commit()?;
+        self.next_position += batch.len() as u64;
+        self.account(batch, blob.len() as u64, segment, opened.is_some());
+        Ok(first)
+    }
+
+    /// Commits progress alone: intake was idle, or the program stops.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it is stored.
+    pub fn commit_progress(&mut self, changes: &Changes, wall: i64) -> Result<(), StoreError> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        changes.write(&transaction, &mut self.codec, wall)?;
+        transaction.commit()?;
+        self.statistics.commits += 1;
+        Ok(())
+    }
+
+    fn account(&mut self, batch: &[(Message, RevisionId)], bytes: u64, segment: Segment, opened: bool) {
+        if opened {
+            self.segments.push(segment);
+        }
+        if let Some(last) = self.segments.last_mut() {
+            last.bytes += bytes;
+        }
+        self.statistics.commits += 1;
+        self.statistics.messages += batch.len() as u64;
+        self.statistics.payload_bytes += batch.iter().map(|(m, _)| m.payload.len() as u64).sum::<u64>();
+        self.statistics.batch_bytes += bytes;
+    }
+
+    /// The segment to open for a batch at `first`, if the last one is full or old.
+    fn segment_for(&self, first: Position, now_us: u64) -> Option<Segment> {
+        match self.segments.last() {
+            Some(last)
+                if last.bytes < SEGMENT_BYTES && now_us.saturating_sub(last.opened_us) < SEGMENT_AGE_US =>
+            {
+                None
+            }
+            Some(last) => Some(Segment {
+                id: last.id + 1,
+                first,
+                bytes: 0,
+                opened_us: now_us,
+            }),
+            None => Some(Segment {
+                id: 1,
+                first,
+                bytes: 0,
+                opened_us: now_us,
+            }),
+        }
+    }
+
+    fn current_segment(&self, first: Position, now_us: u64) -> Segment {
+        self.segments.last().copied().unwrap_or(Segment {
+            id: 1,
+            first,
+            bytes: 0,
+            opened_us: now_us,
+        })
+    }
+
+    /// Drops the segments that end before `needed` (the first position that any cursor, row, wait or run still needs) and
+    /// before `keep_from_us` of running time (history). Returns how many were dropped.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn drop_segments(&mut self, needed: Position, keep_from_us: u64) -> Result<usize, StoreError> {
+        let mut droppable = 0;
+        for pair in self.segments.windows(2) {
+            let [segment, next] = pair else { break };
+            if next.first > needed || next.opened_us >= keep_from_us || segment.first >= needed {
+                break;
+            }
+            droppable += 1;
+        }
+        for segment in self.segments.iter().take(droppable).copied().collect::<Vec<_>>() {
+            let transaction = self
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // The next position outlives the rows that it could be computed from.
+            transaction.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('next_position', ?1)",
+                [self.next_position as i64],
+            )?;
+            transaction.execute("DELETE FROM segment WHERE id = ?1", [segment.id])?;
+            transaction.execute_batch(&format!("DROP TABLE journal_{}", segment.id))?;
+            transaction.commit()?;
+            self.statistics.commits += 1;
+            self.segments.remove(0);
+        }
+        if droppable > 0 {
+            // Gives pages back to the file system a few at a time; never a VACUUM, which would write the file anew.
+            self.connection.execute_batch("PRAGMA incremental_vacuum(1000)")?;
+        }
+        Ok(droppable)
+    }
+
+    /// What was written since the store was opened.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Bytes of database and write-ahead log.
+    pub fn size(&self) -> u64 {
+        let length = |path: PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+        match self.connection.path() {
+            Some(path) => length(PathBuf::from(path)) + length(PathBuf::from(format!("{path}-wal"))),
+            None => 0,
+        }
+    }
+}
+
+/// The store as the loops reach it: calls run in order on its worker.
+#[derive(Clone)]
+pub struct StoreHandle {
+    worker: Worker,
+    store: Arc<Mutex<Store>>,
+}
+
+impl StoreHandle {
+    /// Puts a store behind a worker (one thread, or inline in simulation).
+    pub fn new(store: Store, worker: Worker) -> StoreHandle {
+        StoreHandle {
+            worker,
+            store: Arc::new(Mutex::new(store)),
+        }
+    }
+
+    /// Runs `work` with the store.
+    ///
+    /// # Errors
+    /// What `work` returns, or [`StoreError::Stopped`].
+    pub async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        let called = self.worker.call(move || match store.lock() {
+            Ok(mut store) => work(&mut store),
+            Err(_) => Err(StoreError::Stopped),
+        });
+        called.await.map_err(|_| StoreError::Stopped)?
+    }
+}

@@ -1,0 +1,417 @@
+//! What the loops learn between two commits, and how it is written: cursors, counters, rows of the outbox, sent periods,
+//! dead letters, ledger lines. All of it is one transaction, together with the intake's batch where there is one.
+
+use super::codec::{Reader, put_bytes, put_difference, put_number};
+use crate::forward::{GroupKey, SentPeriod};
+use crate::message::{Position, RevisionId, SourceId, StoredMessage};
+use crate::telemetry::errors::ErrorRecord;
+use rusqlite::{Transaction, params};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Cursors and counters. Counters change in the transaction of the rows that they describe.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The last normalized position.
+    pub cursor: Position,
+    /// Normalized messages: `matched + unmatched + unparsable`.
+    pub messages: u64,
+    /// Messages that at least one template matched.
+    pub matched: u64,
+    /// Messages that no template matched.
+    pub unmatched: u64,
+    /// Messages that are no JSON, or were too large.
+    pub unparsable: u64,
+    /// Matches that an earlier pack hid.
+    pub shadowed: u64,
+    /// Template matches, failed ones included.
+    pub matches: u64,
+    /// Per destination.
+    pub destinations: BTreeMap<u32, DestinationProgress>,
+}
+
+/// Counters of a destination, per template match; of one that takes raw messages, per message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationProgress {
+    /// The last confirmed position, where the destination follows the journal directly.
+    pub cursor: Position,
+    /// Template matches meant for it.
+    pub matches: u64,
+    /// Confirmed.
+    pub delivered: u64,
+    /// A newer reading took the same slot.
+    pub superseded: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Given up on purpose.
+    pub lost: u64,
+    /// Observations or events written.
+    pub written: u64,
+}
+
+/// A reference to what a destination still has to get.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its number; never reused in the life of a store.
+    pub id: u64,
+    /// Destination.
+    pub destination: u32,
+    /// Number of the group key.
+    pub series: u32,
+    /// Start of the period in ticks of 100 ns; none for period 0, which stands for all unsent readings in the range.
+    pub period: Option<i64>,
+    /// First position.
+    pub first: Position,
+    /// Last position.
+    pub last: Position,
+    /// Unsent matches.
+    pub count: u64,
+    /// Receive time of the oldest: ticks of 100 ns.
+    pub oldest: i64,
+    /// The exact readings, when the row stands for some of its range only.
+    pub refs: Option<Arc<Vec<(Position, u32)>>>,
+    /// Normalize with these packs instead of those in force when the messages came.
+    pub revision: Option<RevisionId>,
+    /// Why it waits; none when it is due.
+    pub waiting: Option<ErrorRecord>,
+}
+
+/// Consecutive messages of one source that no template matched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmatchedRun {
+    /// First position.
+    pub first: Position,
+    /// Last position.
+    pub last: Position,
+    /// Source; messages of other sources between first and last do not belong to the run.
+    pub source: SourceId,
+    /// Messages in it.
+    pub count: u64,
+    /// The source had no pack when they came.
+    pub no_pack: bool,
+    /// Receive time of the newest: ticks of 100 ns.
+    pub wall: i64,
+}
+
+/// A message or reading that could not be processed.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Destination that refused it; none when it failed before any.
+    pub destination: Option<u32>,
+    /// Which match of the message; none for the whole message.
+    pub match_number: Option<u32>,
+    /// Stage name.
+    pub stage: &'static str,
+    /// The exact cause.
+    pub error: ErrorRecord,
+    /// The raw message with its position and revision.
+    pub message: Arc<StoredMessage>,
+}
+
+/// Readings given up on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Destination that lost them; none for all.
+    pub destination: Option<u32>,
+    /// Source.
+    pub source: Option<SourceId>,
+    /// First and last position, where known.
+    pub range: Option<(Position, Position)>,
+    /// How many, where known (0: unknown).
+    pub count: u64,
+    /// Why.
+    pub reason: String,
+}
+
+/// Everything that changed since the last commit of progress.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Cursors and counters.
+    pub progress: Progress,
+    /// New group keys.
+    pub series: Vec<(u32, Arc<GroupKey>)>,
+    /// Rows that are new or changed.
+    pub rows: Vec<Row>,
+    /// Rows that left.
+    pub rows_gone: Vec<u64>,
+    /// Sent periods by destination.
+    pub sent_periods: Vec<(u32, SentPeriod)>,
+    /// New dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+    /// New ledger lines.
+    pub losses: Vec<Loss>,
+    /// Runs of unmatched messages that are new or longer.
+    pub unmatched: Vec<UnmatchedRun>,
+    /// Runs that left, by first position.
+    pub unmatched_gone: Vec<Position>,
+}
+
+/// A group key as bytes.
+pub fn encode_key(key: &GroupKey) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    for text in [&key.pack, &key.device, &key.type_name] {
+        put_bytes(&mut out, text.as_bytes());
+    }
+    for text in [&key.patient, &key.encounter, &key.correlation] {
+        match text {
+            Some(text) => {
+                out.push(1);
+                put_bytes(&mut out, text.as_bytes());
+            }
+            None => out.push(0),
+        }
+    }
+    out
+}
+
+/// A group key from its bytes; `None` when they are damaged.
+pub fn decode_key(bytes: &[u8]) -> Option<GroupKey> {
+    let mut reader = Reader(bytes);
+    let pack = Arc::from(reader.text()?);
+    let device = Arc::from(reader.text()?);
+    let type_name = Arc::from(reader.text()?);
+    let mut optional = || match reader.byte()? {
+        0 => Some(None),
+        _ => Some(Some(Arc::from(reader.text()?))),
+    };
+    Some(GroupKey {
+        pack,
+        device,
+        type_name,
+        patient: optional()?,
+        encounter: optional()?,
+        correlation: optional()?,
+    })
+}
+
+/// Exact readings as bytes: differences of positions and match numbers.
+pub fn encode_refs(refs: &[(Position, u32)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(refs.len() * 3 + 4);
+    put_number(&mut out, refs.len() as u64);
+    let mut before = 0_i64;
+    for (position, match_number) in refs {
+        put_difference(&mut out, *position as i64 - before);
+        put_number(&mut out, u64::from(*match_number));
+        before = *position as i64;
+    }
+    out
+}
+
+/// Exact readings from their bytes; `None` when they are damaged.
+pub fn decode_refs(bytes: &[u8]) -> Option<Vec<(Position, u32)>> {
+    let mut reader = Reader(bytes);
+    let count = reader.number()?;
+    let mut refs = Vec::new();
+    let mut position = 0_i64;
+    for _ in 0..count {
+        position = position.checked_add(reader.difference()?)?;
+        refs.push((
+            u64::try_from(position).ok()?,
+            u32::try_from(reader.number()?).ok()?,
+        ));
+    }
+    Some(refs)
+}
+
+fn sql_error(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
+}
+
+impl Changes {
+    /// Writes everything inside the caller's transaction.
+    pub(super) fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        codec: &mut super::codec::Codec,
+        wall: i64,
+    ) -> rusqlite::Result<()> {
+        let state = serde_json::to_string(&self.progress).map_err(sql_error)?;
+        transaction
+            .prepare_cached(
+                "INSERT INTO progress (id, state) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET state = ?1",
+            )?
+            .execute([state])?;
+        for (id, key) in &self.series {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO series (id, key) VALUES (?1, ?2)")?
+                .execute(params![id, encode_key(key)])?;
+        }
+        for row in &self.rows {
+            self.write_row(transaction, row)?;
+        }
+        for id in &self.rows_gone {
+            transaction
+                .prepare_cached("DELETE FROM outbox WHERE id = ?1")?
+                .execute([*id as i64])?;
+        }
+        for (destination, sent) in &self.sent_periods {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO sent_period (destination, observation, memory, expires) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![destination, sent.observation, sent.memory, sent.expires])?;
+        }
+        for run in &self.unmatched {
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO unmatched (first, last, source, count, no_pack, wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![run.first as i64, run.last as i64, run.source.0, run.count as i64, run.no_pack, run.wall])?;
+        }
+        for first in &self.unmatched_gone {
+            transaction
+                .prepare_cached("DELETE FROM unmatched WHERE first = ?1")?
+                .execute([*first as i64])?;
+        }
+        for letter in &self.dead_letters {
+            write_dead_letter(transaction, codec, letter, wall)?;
+        }
+        for loss in &self.losses {
+            let (first, last) = loss.range.unzip();
+            transaction
+                .prepare_cached(
+                    "INSERT INTO ledger (destination, source, first, last, count, reason, wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                )?
+                .execute(params![
+                    loss.destination,
+                    loss.source.map(|s| s.0),
+                    first.map(|p| p as i64),
+                    last.map(|p| p as i64),
+                    loss.count as i64,
+                    loss.reason,
+                    wall
+                ])?;
+        }
+        Ok(())
+    }
+
+    fn write_row(&self, transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
+        let waiting = row
+            .waiting
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(sql_error)?;
+        transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO outbox (id, destination, series, period, first, last, count, oldest, refs, revision, waiting)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?
+            .execute(params![
+                row.id as i64,
+                row.destination,
+                row.series,
+                row.period,
+                row.first as i64,
+                row.last as i64,
+                row.count as i64,
+                row.oldest,
+                row.refs.as_ref().map(|refs| encode_refs(refs)),
+                row.revision.map(|r| r.0),
+                waiting
+            ])?;
+        Ok(())
+    }
+}
+
+fn write_dead_letter(
+    transaction: &Transaction<'_>,
+    codec: &mut super::codec::Codec,
+    letter: &DeadLetter,
+    wall: i64,
+) -> rusqlite::Result<()> {
+    let stored = &letter.message;
+    let blob = codec
+        .encode(std::iter::once((&stored.message, stored.revision)))
+        .map_err(sql_error)?;
+    let error = serde_json::to_string(&letter.error).map_err(sql_error)?;
+    // One cause: what an operator repairs at one place.
+    let place = letter
+        .error
+        .mapping
+        .as_ref()
+        .map(|m| format!("{}#{}", m.pack, m.template))
+        .unwrap_or_default();
+    let cause = format!("{}|{}|{place}", letter.stage, letter.error.name);
+    transaction
+        .prepare_cached(
+            "INSERT INTO dead_letter (destination, position, match_number, source, stage, cause, error, revision, wall, message)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            letter.destination,
+            stored.position as i64,
+            letter.match_number,
+            stored.message.source.0,
+            letter.stage,
+            cause,
+            error,
+            stored.revision.0,
+            wall,
+            blob
+        ])?;
+    trim_cause(transaction, &cause, wall)
+}
+
+/// Of a flood with one cause the first and the newest are kept; the others become one ledger line.
+fn trim_cause(transaction: &Transaction<'_>, cause: &str, wall: i64) -> rusqlite::Result<()> {
+    const FIRST: i64 = 100;
+    const NEWEST: i64 = 20;
+    let kept: i64 = transaction
+        .prepare_cached("SELECT count(*) FROM dead_letter WHERE cause = ?1")?
+        .query_row([cause], |row| row.get(0))?;
+    if kept <= FIRST + NEWEST {
+        return Ok(());
+    }
+    let reason =
+        format!("dead letters of one cause beyond the first {FIRST} and the newest {NEWEST}: {cause}");
+    let victim: (i64, i64, Option<u32>, u32) = transaction
+        .prepare_cached(
+            "SELECT id, position, destination, source FROM dead_letter WHERE cause = ?1 ORDER BY id LIMIT 1 OFFSET ?2",
+        )?
+        .query_row(params![cause, FIRST], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    transaction
+        .prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?
+        .execute([victim.0])?;
+    let grown = transaction
+        .prepare_cached(
+            "UPDATE ledger SET last = ?1, count = count + 1, wall = ?2 WHERE reason = ?3 AND destination IS ?4 AND source = ?5",
+        )?
+        .execute(params![victim.1, wall, reason, victim.2, victim.3])?;
+    if grown == 0 {
+        transaction
+            .prepare_cached(
+                "INSERT INTO ledger (destination, source, first, last, count, reason, wall) VALUES (?1, ?2, ?3, ?3, 1, ?4, ?5)",
+            )?
+            .execute(params![victim.2, victim.3, victim.1, reason, wall])?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_keys_with_equal_joined_texts_stay_apart() {
+        let key = |device: &str, type_name: &str| GroupKey {
+            pack: Arc::from("ward"),
+            device: Arc::from(device),
+            type_name: Arc::from(type_name),
+            patient: None,
+            encounter: Some(Arc::from("")),
+            correlation: None,
+        };
+        let (one, other) = (key("a-b", "c"), key("a", "b-c"));
+        assert_ne!(encode_key(&one), encode_key(&other));
+        assert_eq!(decode_key(&encode_key(&one)), Some(one));
+        assert_eq!(decode_key(&[3, 1]), None);
+    }
+
+    #[test]
+    fn references_read_back_in_any_order() {
+        let refs = vec![(1_000_000, 0), (1_000_000, 3), (999, 1)];
+        assert_eq!(decode_refs(&encode_refs(&refs)), Some(refs));
+    }
+}

@@ -1,0 +1,74 @@
+//! Tables of the store and their migrations. A migration goes forward only, in one transaction with its version number.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Version that this program writes (`PRAGMA user_version`).
+pub const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// `PRAGMA application_id`: "bedA".
+pub const APPLICATION_ID: i64 = 0x6265_6441;
+
+/// Each entry takes the schema one version further. Journal segments are tables of their own (`journal_N`), so that a
+/// segment is dropped whole.
+const MIGRATIONS: &[&str] = &[
+    "
+    -- Store id, next position, version of the program that wrote last.
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    -- Boots; reference_us and reference_wall tie monotonic time to trusted wall time.
+    CREATE TABLE boot (id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE, reference_us INTEGER, reference_wall INTEGER);
+    CREATE TABLE source (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    CREATE TABLE destination (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+    -- Sets of mapping packs by the hash of their texts.
+    CREATE TABLE revision (id INTEGER PRIMARY KEY, hash TEXT NOT NULL UNIQUE, bundle BLOB NOT NULL);
+    CREATE TABLE segment (id INTEGER PRIMARY KEY, first INTEGER NOT NULL, opened_us INTEGER NOT NULL);
+    -- Group keys, referred to by their number.
+    CREATE TABLE series (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE);
+    -- References to what a destination still has to get. period: start in ticks of 100 ns, or none for period 0.
+    -- refs: exact readings when the row stands for some of its range only; revision: normalize with this one instead.
+    -- waiting: why it waits, else due.
+    CREATE TABLE outbox (id INTEGER PRIMARY KEY, destination INTEGER NOT NULL, series INTEGER NOT NULL, period INTEGER,
+        first INTEGER NOT NULL, last INTEGER NOT NULL, count INTEGER NOT NULL, oldest INTEGER NOT NULL,
+        refs BLOB, revision INTEGER, waiting TEXT);
+    -- Messages that no template matched, or that came while their source had no pack (revision 0): runs of positions.
+    CREATE TABLE unmatched (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, source INTEGER NOT NULL, count INTEGER NOT NULL,
+        no_pack INTEGER NOT NULL, wall INTEGER NOT NULL);
+    -- What a late reading needs to be merged.
+    CREATE TABLE sent_period (destination INTEGER NOT NULL, observation TEXT NOT NULL, memory BLOB NOT NULL,
+        expires INTEGER NOT NULL, PRIMARY KEY (destination, observation)) WITHOUT ROWID;
+    CREATE TABLE dead_letter (id INTEGER PRIMARY KEY, destination INTEGER, position INTEGER NOT NULL, match_number INTEGER,
+        source INTEGER NOT NULL, stage TEXT NOT NULL, cause TEXT NOT NULL, error TEXT NOT NULL, revision INTEGER NOT NULL,
+        wall INTEGER NOT NULL, message BLOB NOT NULL);
+    -- Readings given up on purpose; one row per run.
+    CREATE TABLE ledger (id INTEGER PRIMARY KEY, destination INTEGER, source INTEGER, device TEXT, type TEXT,
+        first INTEGER, last INTEGER, count INTEGER NOT NULL, reason TEXT NOT NULL, wall INTEGER NOT NULL);
+    CREATE TABLE association (id INTEGER PRIMARY KEY, device TEXT NOT NULL, patient TEXT, encounter TEXT,
+        valid_from INTEGER, valid_to INTEGER, source TEXT NOT NULL, entered INTEGER NOT NULL);
+    CREATE TABLE correction (id INTEGER PRIMARY KEY, destination INTEGER NOT NULL, device TEXT NOT NULL, valid_from INTEGER,
+        valid_to INTEGER, patient_before TEXT, patient_after TEXT, state TEXT NOT NULL);
+    -- Cursors and counters: one row, so that progress costs one page.
+    CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL);
+    ",
+];
+
+/// Brings the schema to [`VERSION`].
+///
+/// # Errors
+/// SQLite's; [`rusqlite::Error::InvalidQuery`] when the file belongs to a newer version of the program.
+pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > VERSION {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    for (step, sql) in MIGRATIONS
+        .iter()
+        .enumerate()
+        .skip(usize::try_from(found).unwrap_or(0))
+    {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", step as i64 + 1)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
