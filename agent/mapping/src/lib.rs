@@ -3,8 +3,10 @@
 
 pub mod document;
 pub mod error;
+pub mod fhir;
 pub mod finding;
 pub mod measurement;
+pub mod pack_options;
 pub mod time;
 
 pub use document::Document;
