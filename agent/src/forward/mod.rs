@@ -1,6 +1,9 @@
 //! From groups to a destination. The forward loop reads the journal, fills groups and hands them over; a destination
 //! resolves, transforms and sends them, and says what became of every reading.
 
+pub mod auth;
+pub mod http;
+
 use crate::message::{Position, Stamp, StoredMessage};
 use crate::packs::Pack;
 use crate::telemetry::errors::ErrorRecord;
