@@ -1,0 +1,154 @@
+//! `[[destination]]`: FHIR servers and event hubs.
+
+use super::auth::{AuthConfig, TlsConfig};
+use serde::Deserialize;
+
+/// `[[destination]]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct DestinationConfig {
+    /// Unique name.
+    pub name: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: DestinationKind,
+}
+
+/// `kind = "fhir" | "event-hub"` and its members.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DestinationKind {
+    /// A FHIR R4 server.
+    Fhir(FhirConfig),
+    /// Azure Event Hubs.
+    EventHub(EventHubConfig),
+}
+
+/// A FHIR destination.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct FhirConfig {
+    /// Base address (`https://fhir.hospital.example/r4`) without a slash at its end. May be written as the resource id of
+    /// an Azure FHIR service; reading the configuration makes the address of it.
+    #[serde(default)]
+    pub url: String,
+    /// Workspace of an Azure FHIR service, with `service` in place of `url`.
+    #[serde(default)]
+    pub workspace: Option<String>,
+    /// Name of the Azure FHIR service in `workspace`.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// How device and patient are resolved.
+    #[serde(default)]
+    pub resolution: Resolution,
+    /// System of the device identifiers; none by default, as in the reference.
+    #[serde(default)]
+    pub device_identifier_system: Option<String>,
+    /// Form of the Observation identity.
+    #[serde(default)]
+    pub identity: IdentityConfig,
+    /// Authentication.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// TLS.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// HTTP proxy (`http://proxy:3128`).
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// Longest time that changed hourly and daily Observations wait for more readings, in seconds.
+    #[serde(default = "default_flush_interval")]
+    pub flush_interval: u64,
+}
+
+fn default_flush_interval() -> u64 {
+    300
+}
+
+/// Resolution type; the reference's spellings are taken too.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    /// Device and Patient must exist.
+    #[default]
+    #[serde(alias = "Lookup")]
+    Lookup,
+    /// Missing Device and Patient are created.
+    #[serde(alias = "Create")]
+    Create,
+    /// As lookup, and the Encounter must exist.
+    #[serde(alias = "LookupWithEncounter")]
+    LookupWithEncounter,
+}
+
+/// `identity = "agent" | "medtech"` (rule D6).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityConfig {
+    /// 100 ns precision.
+    #[default]
+    Agent,
+    /// Whole seconds, continues the resources of the service.
+    Medtech,
+}
+
+/// An Event Hubs destination.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct EventHubConfig {
+    /// `{namespace}.servicebus.windows.net`.
+    pub namespace: String,
+    /// Name of the event hub.
+    pub hub: String,
+    /// What is sent.
+    #[serde(default)]
+    pub payload: EventPayload,
+    /// `gateway` (default) or `device`.
+    #[serde(default)]
+    pub partition_key: PartitionKey,
+    /// Largest publication in bytes: 262144 for the Basic tier, 1048576 otherwise.
+    #[serde(default = "default_max_event_batch")]
+    pub max_batch_bytes: usize,
+    /// Authentication.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// TLS.
+    #[serde(default)]
+    pub tls: TlsConfig,
+    /// HTTP proxy.
+    #[serde(default)]
+    pub proxy: Option<String>,
+    /// `host:port` to connect to instead of the namespace (private endpoint, test); the name in the certificate stays.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// With `payload = "observation"`: how device and patient are resolved needs a FHIR destination of this name.
+    #[serde(default)]
+    pub identity_of: Option<String>,
+}
+
+fn default_max_event_batch() -> usize {
+    1_048_576
+}
+
+/// What an event hub gets.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventPayload {
+    /// Every raw message.
+    #[default]
+    Message,
+    /// Normalized measurements.
+    Measurement,
+    /// FHIR Observations.
+    Observation,
+}
+
+/// Partition key of events.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum PartitionKey {
+    /// The gateway id: one order for everything.
+    #[default]
+    Gateway,
+    /// The device id.
+    Device,
+}

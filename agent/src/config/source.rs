@@ -1,0 +1,244 @@
+//! `[[source]]`: brokers and serial lines.
+
+use super::auth::TlsConfig;
+use super::azure::{is_host, port_of};
+use super::secret::SecretRef;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// `[[source]]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct SourceConfig {
+    /// Unique name; letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Names of the packs that see its messages; all when absent.
+    #[serde(default)]
+    pub packs: Option<Vec<String>>,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: SourceKind,
+}
+
+/// `kind = "mqtt" | "serial"` and its members.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// An MQTT broker.
+    Mqtt(MqttConfig),
+    /// A serial line.
+    Serial(SerialConfig),
+}
+
+/// An MQTT source.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct MqttConfig {
+    /// `mqtt://host[:1883]` or `mqtts://host[:8883]`.
+    pub url: String,
+    /// Topic filters, subscribed at QoS 1.
+    pub topics: Vec<String>,
+    /// Client identifier; default `bedside-agent-<gateway id>-<source name>`.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// `"5"` (default) or `"3.1.1"`.
+    #[serde(default)]
+    pub protocol: MqttProtocol,
+    /// User name.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// Password.
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+    /// Fixed connection device id of all messages.
+    #[serde(default)]
+    pub device_id: Option<String>,
+    /// Where in the topic the connection device id is.
+    #[serde(default)]
+    pub device_id_from: Option<DeviceIdFrom>,
+    /// Messages that may be unacknowledged at a time (MQTT 5 receive maximum; for 3.1.1 what the broker allows).
+    #[serde(default = "default_window")]
+    pub window: u16,
+    /// Largest payload that is taken whole, in bytes; a larger one becomes a dead letter.
+    #[serde(default = "default_max_message")]
+    pub max_message_bytes: usize,
+    /// Seconds between pings.
+    #[serde(default = "default_keep_alive")]
+    pub keep_alive: u16,
+    /// TLS of `mqtts`.
+    #[serde(default)]
+    pub tls: TlsConfig,
+}
+
+fn default_window() -> u16 {
+    100
+}
+fn default_max_message() -> usize {
+    256 * 1024
+}
+fn default_keep_alive() -> u16 {
+    30
+}
+
+/// MQTT protocol version.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum MqttProtocol {
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V311,
+    /// MQTT 5.
+    #[default]
+    #[serde(rename = "5")]
+    V5,
+}
+
+/// `device_id_from`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceIdFrom {
+    /// Level of the topic, counted from 1.
+    pub topic_level: usize,
+}
+
+/// A serial source.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct SerialConfig {
+    /// Device file, best below `/dev/serial/by-id/`.
+    pub port: PathBuf,
+    /// Name of a device driver (`nonin`, ...).
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// All other members as they are written; [`SerialConfig::line`] gives them their types.
+    #[serde(flatten)]
+    pub framing: toml::Table,
+    /// Connection device id of its messages.
+    #[serde(default)]
+    pub device_id: Option<String>,
+}
+
+impl SerialConfig {
+    /// Port settings and generic framing.
+    ///
+    /// # Errors
+    /// Which member is wrong; never after the configuration was validated.
+    pub fn line(&self) -> Result<LineConfig, String> {
+        LineConfig::deserialize(self.framing.clone()).map_err(|error| error.message().to_owned())
+    }
+}
+
+/// Members of a serial source beside port, driver and device id. What is absent is the driver's default, or 9600 8N1.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct LineConfig {
+    /// How messages are cut out of the bytes, where there is no driver.
+    pub framing: Option<Framing>,
+    /// What a line is; default `json`.
+    pub format: Option<LineFormat>,
+    /// Names of the columns of `format = "csv"`; without them the first line is the header.
+    pub columns: Option<Vec<String>>,
+    /// Separator of the columns; default `,`.
+    pub separator: Option<char>,
+    /// Longest line in bytes; a longer one is counted and skipped. Default 65536.
+    pub max_line_bytes: Option<usize>,
+    /// Bits per second.
+    pub baud_rate: Option<u32>,
+    /// 5 to 8.
+    pub data_bits: Option<u8>,
+    /// Parity bit.
+    pub parity: Option<Parity>,
+    /// 1 or 2.
+    pub stop_bits: Option<u8>,
+    /// Flow control.
+    pub flow_control: Option<FlowControl>,
+    /// Which of the formats of the driver the device sends, where it has several.
+    pub variant: Option<String>,
+}
+
+/// `framing`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// One message per line, ended by CR, LF or both.
+    Lines,
+}
+
+/// `format` of a line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum LineFormat {
+    /// A JSON value.
+    #[default]
+    Json,
+    /// Columns; the message is an object with their names.
+    Csv,
+}
+
+/// `parity`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parity {
+    /// No parity bit.
+    None,
+    /// Even.
+    Even,
+    /// Odd.
+    Odd,
+}
+
+/// `flow_control`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowControl {
+    /// None.
+    None,
+    /// XON and XOFF.
+    Software,
+    /// RTS and CTS.
+    Hardware,
+}
+
+/// Where a broker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Host name or address, an IPv6 address without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Whether the connection is TLS.
+    pub tls: bool,
+}
+
+impl MqttConfig {
+    /// Where the broker is; the port is 1883 without TLS and 8883 with it, unless the address names one.
+    ///
+    /// # Errors
+    /// What is wrong with the address; never after the configuration was validated.
+    pub fn broker(&self) -> Result<Broker, &'static str> {
+        let form = "write mqtt://HOST or mqtts://HOST, with :PORT where it is not 1883 or 8883";
+        let uri: ureq::http::Uri = self.url.parse().map_err(|_| form)?;
+        let tls = match uri.scheme_str() {
+            Some("mqtt") => false,
+            Some("mqtts") => true,
+            _ => return Err(form),
+        };
+        if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return Err("user name and password have members of their own: username, password");
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err("an MQTT address has no path");
+        }
+        let host = uri.host().unwrap_or_default();
+        if !is_host(host) {
+            return Err(form);
+        }
+        let named = uri.authority().map_or(Ok(None), port_of)?;
+        let port = named.unwrap_or(if tls { 8883 } else { 1883 });
+        Ok(Broker {
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port,
+            tls,
+        })
+    }
+}

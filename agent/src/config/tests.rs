@@ -1,0 +1,466 @@
+//! The configuration as an operator writes it, right and wrong.
+
+use super::*;
+use iomt_mapping::Severity;
+
+/// The example of the design, whole.
+const EXAMPLE: &str = r#"
+[gateway]
+id = "bed-12"
+
+[mappings]
+dir = "/etc/bedside-agent/mappings.d"
+
+[[source]]
+name = "ward"
+kind = "mqtt"
+url = "mqtts://broker.ward.example:8883"
+topics = ["wearables/+/telemetry"]
+device_id_from = { topic_level = 2 }  # counted from 1; becomes the envelope's connection device id
+username = "gateway-12"
+password = "credential:mqtt-password"
+
+[[source]]
+name = "oximeter"
+kind = "serial"
+port = "/dev/serial/by-id/usb-Nonin_Xpod-if00"
+driver = "nonin"                      # or: framing = "lines", format = "json"
+device_id = "xpod-4711"
+
+[[destination]]
+name = "ehr"
+kind = "fhir"
+url = "https://fhir.hospital.example/r4"
+resolution = "lookup"
+auth = { kind = "smart-backend", client_id = "bedside", key = "credential:fhir-key" }
+
+[[destination]]                       # one, or several
+name = "cloud"
+kind = "event-hub"
+namespace = "ward.servicebus.windows.net"
+hub = "devicedata"
+payload = "message"                   # message | measurement | observation
+auth = { kind = "sas", key_name = "gateway", key = "credential:event-hub-key" }
+
+[store]
+max_bytes = "512 MiB"
+commit_interval = "1 s"
+
+[web]
+listen = "127.0.0.1:8080"
+"#;
+
+fn example() -> Config {
+    check_text("agent.toml", EXAMPLE).into_config().unwrap()
+}
+
+/// Findings of the example with one text replaced, as `kind line:column`.
+fn with(from: &str, to: &str) -> (Vec<String>, String) {
+    assert!(EXAMPLE.contains(from), "{from}");
+    let checked = check_text("agent.toml", &EXAMPLE.replacen(from, to, 1));
+    let short = |f: &iomt_mapping::Finding| {
+        let place = f.place.unwrap();
+        format!("{} {}:{}", f.kind, place.line, place.column)
+    };
+    (checked.findings.iter().map(short).collect(), checked.render())
+}
+
+#[test]
+fn the_example_of_the_design_is_read_whole() {
+    let config = example();
+    assert_eq!(config.gateway.id, "bed-12");
+    assert_eq!(config.sources.len(), 2);
+    let SourceKind::Mqtt(mqtt) = &config.sources[0].kind else {
+        panic!()
+    };
+    let broker = mqtt.broker().unwrap();
+    assert_eq!(
+        (broker.host.as_str(), broker.port, broker.tls),
+        ("broker.ward.example", 8883, true)
+    );
+    assert_eq!(mqtt.device_id_from, Some(DeviceIdFrom { topic_level: 2 }));
+    assert_eq!(
+        mqtt.password,
+        Some(SecretRef::Credential("mqtt-password".to_owned()))
+    );
+    let SourceKind::Serial(serial) = &config.sources[1].kind else {
+        panic!()
+    };
+    assert_eq!(serial.driver.as_deref(), Some("nonin"));
+    let DestinationKind::EventHub(hub) = &config.destinations[1].kind else {
+        panic!()
+    };
+    assert_eq!(hub.payload, EventPayload::Message);
+    assert_eq!(hub.auth.kind(), "sas");
+    assert_eq!(config.store.max_bytes, ByteSize(512 << 20));
+    assert_eq!(config.store.commit_interval, TextDuration(1_000_000));
+}
+
+#[test]
+fn both_ways_to_read_a_configuration_agree() {
+    assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), example());
+}
+
+#[test]
+fn one_mistake_is_found_at_its_place_with_what_to_do() {
+    let table = [
+        (
+            "[gateway]\nid",
+            "[gatway]\nid",
+            vec!["MissingMember 1:1", "UnknownMember 2:2"],
+            "Did you mean \"gateway\"?",
+        ),
+        (
+            "id = \"bed-12\"",
+            "",
+            vec!["MissingMember 2:1"],
+            "needs the member \"id\"",
+        ),
+        ("id = \"bed-12\"", "id = 12", vec!["WrongType 3:6"], "12"),
+        (
+            "id = \"bed-12\"",
+            "id = \"bed 12\"",
+            vec!["InvalidName 3:6"],
+            "Use 1 to 64 letters",
+        ),
+        (
+            "[[source]]",
+            "[source]",
+            vec!["InvalidToml 17:3"],
+            "[[source]] and [[destination]] have two brackets",
+        ),
+        (
+            "topics = [",
+            "topic = [",
+            vec!["MissingMember 8:1", "UnknownMember 12:1"],
+            "Did you mean \"topics\"?",
+        ),
+        (
+            "kind = \"mqtt\"",
+            "kind = \"mqqt\"",
+            vec!["UnknownValue 10:8"],
+            "Did you mean \"mqtt\"?",
+        ),
+        (
+            "kind = \"mqtt\"",
+            "",
+            vec!["MissingMember 8:1"],
+            "needs the member \"kind\"",
+        ),
+        (
+            "topics = [\"wearables/+/telemetry\"]",
+            "topics = []",
+            vec!["MissingTopic 12:10"],
+            "at least one topic",
+        ),
+        (
+            "wearables/+/telemetry",
+            "wearables/#/telemetry",
+            vec!["InvalidTopic 12:11"],
+            "last level",
+        ),
+        (
+            "wearables/+/telemetry",
+            "wearables",
+            vec!["DeviceIdNotInTopic 12:11"],
+            "no level 2",
+        ),
+        (
+            "mqtts://broker",
+            "https://broker",
+            vec!["InvalidAddress 11:7"],
+            "Write mqtt://HOST or mqtts://HOST",
+        ),
+        (
+            "broker.ward.example:8883",
+            "broker.ward.example:88833",
+            vec!["InvalidAddress 11:7"],
+            "1 to 65535",
+        ),
+        (
+            "username = \"gateway-12\"",
+            "user = \"gateway-12\"",
+            vec!["UnknownMember 14:1"],
+            "username",
+        ),
+        (
+            "username = \"gateway-12\"",
+            "device_id = \"x\"\nusername = \"g\"",
+            vec!["ConflictingMembers 13:18"],
+            "exclude",
+        ),
+        (
+            "{ topic_level = 2 }",
+            "{ topic_levl = 2 }",
+            vec!["UnknownMember 13:20"],
+            "Did you mean \"topic_level\"?",
+        ),
+        (
+            "{ topic_level = 2 }",
+            "{ topic_level = \"2\" }",
+            vec!["WrongType 13:34"],
+            "expected a whole number",
+        ),
+        (
+            "driver = \"nonin\" ",
+            "driver = \"nonin\"\nframing = \"lines\"",
+            vec!["ConflictingMembers 22:11"],
+            "exclude",
+        ),
+        (
+            "driver = \"nonin\" ",
+            "",
+            vec!["MissingMember 17:1"],
+            "needs a driver or a framing",
+        ),
+        (
+            "driver = \"nonin\" ",
+            "baud_rat = 9600\nframing = \"lines\"",
+            vec!["UnknownMember 21:1"],
+            "\"baud_rate\"",
+        ),
+        (
+            "driver = \"nonin\" ",
+            "framing = \"lines\"\nparity = \"off\"",
+            vec!["UnknownValue 22:10"],
+            "none, even, odd",
+        ),
+        (
+            "driver = \"nonin\" ",
+            "framing = \"lines\"\nbaud_rate = 1",
+            vec!["WrongValue 22:13"],
+            "9600 or 115200",
+        ),
+        (
+            "name = \"oximeter\"",
+            "name = \"ward\"",
+            vec!["DuplicateName 18:8"],
+            "in line 9 has the name",
+        ),
+        (
+            "url = \"https://fhir",
+            "adress = \"https://fhir",
+            vec!["UnknownMember 27:1"],
+            "no member \"adress\"",
+        ),
+        (
+            "https://fhir.hospital.example/r4",
+            "fhir.hospital.example/r4",
+            vec!["InvalidFhirServiceException 27:7"],
+            "The `fhirServiceResourceId` provided is invalid",
+        ),
+        (
+            "\"lookup\"",
+            "\"lokup\"",
+            vec!["UnknownValue 28:14"],
+            "Did you mean \"lookup\"?",
+        ),
+        (
+            "client_id = \"bedside\"",
+            "clientid = \"bedside\"",
+            vec!["UnknownMember 29:34"],
+            "\"client_id\"",
+        ),
+        (
+            "client_id = \"bedside\",",
+            "",
+            vec!["MissingMember 29:8"],
+            "client_id",
+        ),
+        (
+            "\"smart-backend\", client_id = \"bedside\"",
+            "\"sas\", key_name = \"x\"",
+            vec!["WrongAuthentication 29:8"],
+            "no authentication of kind \"sas\"",
+        ),
+        (
+            "ward.servicebus.windows.net",
+            "ward",
+            vec!["InvalidEventHubException 34:13"],
+            "`fullyQualifiedEventHubNamespace` is null, empty, or formatted incorrectly",
+        ),
+        (
+            "namespace = \"ward.servicebus.windows.net\"",
+            "",
+            vec!["MissingMember 31:1"],
+            "namespace",
+        ),
+        (
+            "hub = \"devicedata\"",
+            "hub = \"ns/devicedata\"",
+            vec!["InvalidEventHubException 35:7"],
+            "name of an event hub",
+        ),
+        (
+            "payload = \"message\" ",
+            "payload = \"observation\" ",
+            vec!["MissingMember 36:11"],
+            "identity_of",
+        ),
+        (
+            "payload = \"message\" ",
+            "identity_of = \"cloud\" ",
+            vec!["UnknownName 36:15"],
+            "no destination of kind \"fhir\"",
+        ),
+        (
+            "auth = { kind = \"sas\"",
+            "ath = { kind = \"sas\"",
+            vec!["UnknownMember 37:1"],
+            "auth",
+        ),
+        (
+            "\"512 MiB\"",
+            "\"512 megs\"",
+            vec!["WrongValue 40:13"],
+            "is no size",
+        ),
+        (
+            "\"512 MiB\"",
+            "\"1 MiB\"",
+            vec!["WrongValue 40:13"],
+            "at least \"8 MiB\"",
+        ),
+        ("127.0.0.1:8080", "localhost", vec!["WrongValue 44:10"], "IP:PORT"),
+        (
+            "listen",
+            "lisen",
+            vec!["UnknownMember 44:1"],
+            "Did you mean \"listen\"?",
+        ),
+    ];
+    for (from, to, places, words) in table {
+        let (found, shown) = with(from, to);
+        assert_eq!(found, places, "{from} -> {to}\n{shown}");
+        assert!(shown.contains(words), "{words}\n{shown}");
+    }
+}
+
+#[test]
+fn a_finding_is_shown_as_a_compiler_shows_it() {
+    let (_, shown) = with("topics = [", "topcs = [");
+    assert!(
+        shown.contains(
+            "error[UnknownMember]: [[source]] of kind \"mqtt\" has no member \"topcs\".\n  --> agent.toml:12:1\n   |\n12 | \
+             topcs = [\"wearables/+/telemetry\"]\n   | ^^^^^\n  = help: Did you mean \"topics\"?\n"
+        ),
+        "{shown}"
+    );
+}
+
+#[test]
+fn all_mistakes_are_found_at_once() {
+    let text = EXAMPLE
+        .replace("mqtts://broker", "htp://broker")
+        .replace("device_id_from", "device_idfrom")
+        .replace("port = ", "prt = ")
+        .replace("ward.servicebus.windows.net", "")
+        .replace("\"512 MiB\"", "12")
+        .replace("listen", "port");
+    let checked = check_text("agent.toml", &text);
+    let kinds: Vec<&str> = checked.findings.iter().map(|f| f.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            "UnknownMember",
+            "MissingMember",
+            "UnknownMember",
+            "InvalidEventHubException",
+            "WrongType",
+            "UnknownMember"
+        ],
+        "{}",
+        checked.render()
+    );
+    let error = checked.into_config().unwrap_err().to_string();
+    assert!(error.ends_with("6 errors in agent.toml"), "{error}");
+}
+
+#[test]
+fn a_secret_in_the_file_is_refused_and_never_shown() {
+    for (from, to) in [
+        ("\"credential:mqtt-password\"", "\"hunter2hunter2\""),
+        ("\"credential:event-hub-key\"", "\"hunter2hunter2\""),
+        ("\"credential:fhir-key\"", "hunter2hunter2"),
+        ("\"credential:mqtt-password\"", "\"hunter2hunter2"),
+        ("\"credential:mqtt-password\"", "[\"hunter2hunter2\"]"),
+        ("mqtts://broker", "mqtts://me:hunter2hunter2@broker"),
+    ] {
+        let checked = check_text("agent.toml", &EXAMPLE.replace(from, to));
+        assert!(checked.config.is_none());
+        let shown = format!("{}{}", checked.render(), checked.one_line_each().concat());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let (found, _) = with("\"credential:event-hub-key\"", "\"hunter2\"");
+    assert_eq!(found, ["InlineSecret 37:52"]);
+}
+
+#[test]
+fn a_fhir_address_may_be_written_in_three_ways() {
+    let expected = "https://ward-ehr.fhir.azurehealthcareapis.com";
+    for form in [
+        "url = \"/subscriptions/1/resourceGroups/g/providers/Microsoft.HealthcareApis/workspaces/ward/fhirservices/ehr\"",
+        "workspace = \"ward\"\nservice = \"ehr\"",
+        "url = \"https://ward-ehr.fhir.azurehealthcareapis.com/\"",
+    ] {
+        let text = EXAMPLE.replace("url = \"https://fhir.hospital.example/r4\"", form);
+        let config = check_text("agent.toml", &text).into_config().unwrap();
+        let DestinationKind::Fhir(fhir) = &config.destinations[0].kind else {
+            panic!()
+        };
+        assert_eq!(fhir.url, expected);
+    }
+}
+
+#[test]
+fn doubtful_settings_are_warnings() {
+    let (found, shown) = with("mqtts://broker.ward.example:8883", "mqtt://broker.ward.example");
+    assert_eq!(found, ["PlainText 11:7"], "{shown}");
+    let checked = check_text("agent.toml", &EXAMPLE.replace("127.0.0.1", "0.0.0.0"));
+    assert_eq!(checked.findings[0].severity, Severity::Warning);
+    assert!(checked.config.is_some());
+}
+
+#[test]
+fn any_text_is_read_without_a_panic_and_refused_with_a_place() {
+    for end in 0..EXAMPLE.len() {
+        if let Some(head) = EXAMPLE.get(..end) {
+            for finding in check_text("agent.toml", head).findings {
+                assert!(finding.place.is_some(), "{finding:?}");
+            }
+        }
+    }
+    for line in 0..EXAMPLE.lines().count() {
+        let without: Vec<&str> = EXAMPLE
+            .lines()
+            .enumerate()
+            .filter(|(n, _)| *n != line)
+            .map(|(_, l)| l)
+            .collect();
+        check_text("agent.toml", &without.join("\n"));
+    }
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    let text = EXAMPLE
+        .replace("/etc/bedside-agent/mappings.d", "mappings.d")
+        .replace("credential:fhir-key", "file:keys/fhir.pem");
+    std::fs::write(&path, text).unwrap();
+    let config = load(&path).unwrap();
+    assert_eq!(config.mappings.dir, folder.path().join("mappings.d"));
+    let DestinationKind::Fhir(fhir) = &config.destinations[0].kind else {
+        panic!()
+    };
+    assert_eq!(
+        fhir.auth.secrets(),
+        [&SecretRef::File(folder.path().join("keys/fhir.pem"))]
+    );
+    let error = load(&folder.path().join("none.toml")).unwrap_err().to_string();
+    assert!(
+        error.contains("none.toml: the configuration cannot be read: "),
+        "{error}"
+    );
+}
