@@ -2,3 +2,4 @@
 //! the feature `demo`. The whole-system tests use the same two, because they can be told to misbehave.
 
 pub mod broker;
+pub mod fhir_server;
