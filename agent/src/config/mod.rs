@@ -20,10 +20,7 @@ pub use destination::{
 };
 pub use error::{Checked, ConfigError};
 pub use secret::{Secret, SecretError, SecretRef};
-pub use source::{
-    Broker, DeviceIdFrom, FlowControl, Framing, LineConfig, LineFormat, MqttConfig, MqttProtocol, Parity,
-    SerialConfig, SourceConfig, SourceKind,
-};
+pub use source::{Broker, DeviceIdFrom, MqttConfig, MqttProtocol, SerialConfig, SourceConfig, SourceKind};
 pub use units::{ByteSize, TextDuration};
 
 use serde::Deserialize;

@@ -3,9 +3,9 @@
 
 use super::error::SECRET_MEMBERS;
 use super::secret::SecretRef;
-use super::{
-    Config, DestinationConfig, DestinationKind, LineConfig, SerialConfig, SourceConfig, SourceKind, validate,
-};
+use super::{Config, DestinationConfig, DestinationKind, SerialConfig, SourceConfig, SourceKind, validate};
+use crate::ingest::serial::drivers::PortSettings;
+use crate::ingest::serial::framing::FramingConfig;
 use iomt_mapping::finding::nearest;
 use iomt_mapping::{Finding, Place};
 use serde::Deserialize;
@@ -111,13 +111,15 @@ enum DestinationWord {
     EventHub,
 }
 
-/// The members of a serial source that have a type of their own; the others are [`LineConfig`].
+/// The members of a serial source that have a type of their own; the others are [`FramingConfig`].
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SerialHead {
     port: std::path::PathBuf,
     #[serde(default)]
     driver: Option<String>,
+    #[serde(default)]
+    settings: Option<PortSettings>,
     #[serde(default)]
     device_id: Option<String>,
 }
@@ -217,26 +219,41 @@ impl<'t> Reader<'t> {
                 let rest = Spanned::new(span, DeValue::Table(table));
                 SourceKind::Mqtt(self.section("[[source]] of kind \"mqtt\"", rest)?)
             }
-            SourceWord::Serial => {
-                let own = part(&mut table, &["port", "driver", "device_id"]);
-                let own: Option<SerialHead> =
-                    self.section("[[source]] of kind \"serial\"", Spanned::new(span.clone(), own));
-                let rest = Spanned::new(span, DeValue::Table(table));
-                let framing = toml::Table::deserialize(ValueDeserializer::from(rest.clone())).ok();
-                let line: Option<LineConfig> = self.section("[[source]] of kind \"serial\"", rest);
-                let (own, framing, _) = (own?, framing?, line?);
-                SourceKind::Serial(SerialConfig {
-                    port: own.port,
-                    driver: own.driver,
-                    framing,
-                    device_id: own.device_id,
-                })
-            }
+            SourceWord::Serial => SourceKind::Serial(self.serial(table, span)?),
         };
         Some(SourceConfig {
             name: head.name,
             packs: head.packs,
             kind,
+        })
+    }
+
+    fn serial(&mut self, mut table: DeTable<'t>, span: Range<usize>) -> Option<SerialConfig> {
+        let what = "[[source]] of kind \"serial\"";
+        let own = part(&mut table, &["port", "driver", "settings", "device_id"]);
+        let own: Option<SerialHead> = self.section(what, Spanned::new(span.clone(), own));
+        let known = members_of::<FramingConfig>();
+        let unknown: Vec<_> = table
+            .iter()
+            .filter(|(name, _)| !known.contains(&name.get_ref().as_ref()))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &unknown {
+            let own_members = ["name", "kind", "packs", "port", "driver", "settings", "device_id"];
+            let finding = unknown_member(what, name.get_ref(), &[&own_members, known].concat());
+            self.report(finding, name.span());
+            table.remove(name.get_ref().as_ref());
+        }
+        let rest = Spanned::new(span, DeValue::Table(table));
+        let framing = toml::Table::deserialize(ValueDeserializer::from(rest.clone())).ok();
+        let typed: Option<FramingConfig> = self.section(what, rest);
+        let (own, framing, _) = (own?, framing?, typed?);
+        Some(SerialConfig {
+            port: own.port,
+            driver: own.driver,
+            settings: own.settings,
+            framing,
+            device_id: own.device_id,
         })
     }
 
@@ -430,6 +447,37 @@ fn sentence(message: &str) -> String {
         Some(first) => format!("{}{}.", first.to_uppercase(), characters.as_str()),
         None => "It cannot be read.".to_owned(),
     }
+}
+
+/// Names of the members of a structure, as its derived `Deserialize` tells them to a format.
+fn members_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Names<'n>(&'n mut &'static [&'static str]);
+    impl<'de> serde::Deserializer<'de> for Names<'_> {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_struct<V: serde::de::Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(serde::de::Error::custom("only the names were asked for"))
+        }
+
+        fn deserialize_any<V: serde::de::Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+            Err(serde::de::Error::custom("not a structure"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+    let mut names: &'static [&'static str] = &[];
+    // The answer is always an error; the names have been noted by then.
+    let _ = T::deserialize(Names(&mut names));
+    names
 }
 
 /// Takes these members out of a table, as a table of their own.

@@ -3,6 +3,8 @@
 use super::auth::TlsConfig;
 use super::azure::{is_host, port_of};
 use super::secret::SecretRef;
+use crate::ingest::serial::drivers::PortSettings;
+use crate::ingest::serial::framing::FramingConfig;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -107,7 +109,11 @@ pub struct SerialConfig {
     /// Name of a device driver (`nonin`, ...).
     #[serde(default)]
     pub driver: Option<String>,
-    /// All other members as they are written; [`SerialConfig::line`] gives them their types.
+    /// `{ baud = 9600, data_bits = 8, parity = "none", stop_bits = 1, flow = "none" }`; what is absent there is this.
+    /// Without it the port is as the driver's devices are set, or 9600 8N1.
+    #[serde(default)]
+    pub settings: Option<PortSettings>,
+    /// All other members as they are written; [`SerialConfig::generic_framing`] gives them their types.
     #[serde(flatten)]
     pub framing: toml::Table,
     /// Connection device id of its messages.
@@ -116,84 +122,17 @@ pub struct SerialConfig {
 }
 
 impl SerialConfig {
-    /// Port settings and generic framing.
+    /// Framing and format of a device without a driver; none when there is a driver.
     ///
     /// # Errors
     /// Which member is wrong; never after the configuration was validated.
-    pub fn line(&self) -> Result<LineConfig, String> {
-        LineConfig::deserialize(self.framing.clone()).map_err(|error| error.message().to_owned())
+    pub fn generic_framing(&self) -> Result<Option<FramingConfig>, String> {
+        if self.driver.is_some() {
+            return Ok(None);
+        }
+        let read = FramingConfig::deserialize(self.framing.clone());
+        read.map(Some).map_err(|error| error.message().to_owned())
     }
-}
-
-/// Members of a serial source beside port, driver and device id. What is absent is the driver's default, or 9600 8N1.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct LineConfig {
-    /// How messages are cut out of the bytes, where there is no driver.
-    pub framing: Option<Framing>,
-    /// What a line is; default `json`.
-    pub format: Option<LineFormat>,
-    /// Names of the columns of `format = "csv"`; without them the first line is the header.
-    pub columns: Option<Vec<String>>,
-    /// Separator of the columns; default `,`.
-    pub separator: Option<char>,
-    /// Longest line in bytes; a longer one is counted and skipped. Default 65536.
-    pub max_line_bytes: Option<usize>,
-    /// Bits per second.
-    pub baud_rate: Option<u32>,
-    /// 5 to 8.
-    pub data_bits: Option<u8>,
-    /// Parity bit.
-    pub parity: Option<Parity>,
-    /// 1 or 2.
-    pub stop_bits: Option<u8>,
-    /// Flow control.
-    pub flow_control: Option<FlowControl>,
-    /// Which of the formats of the driver the device sends, where it has several.
-    pub variant: Option<String>,
-}
-
-/// `framing`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Framing {
-    /// One message per line, ended by CR, LF or both.
-    Lines,
-}
-
-/// `format` of a line.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum LineFormat {
-    /// A JSON value.
-    #[default]
-    Json,
-    /// Columns; the message is an object with their names.
-    Csv,
-}
-
-/// `parity`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum Parity {
-    /// No parity bit.
-    None,
-    /// Even.
-    Even,
-    /// Odd.
-    Odd,
-}
-
-/// `flow_control`.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum FlowControl {
-    /// None.
-    None,
-    /// XON and XOFF.
-    Software,
-    /// RTS and CTS.
-    Hardware,
 }
 
 /// Where a broker is.

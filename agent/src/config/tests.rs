@@ -209,26 +209,32 @@ fn one_mistake_is_found_at_its_place_with_what_to_do() {
         ),
         (
             "driver = \"nonin\" ",
+            "driver = \"nonnin\" ",
+            vec!["UnknownValue 21:10"],
+            "Did you mean \"nonin\"?",
+        ),
+        (
+            "driver = \"nonin\" ",
             "",
             vec!["MissingMember 17:1"],
             "needs a driver or a framing",
         ),
         (
             "driver = \"nonin\" ",
-            "baud_rat = 9600\nframing = \"lines\"",
+            "formt = \"json\"\nframing = \"lines\"",
             vec!["UnknownMember 21:1"],
-            "\"baud_rate\"",
+            "\"format\"",
         ),
         (
             "driver = \"nonin\" ",
-            "framing = \"lines\"\nparity = \"off\"",
-            vec!["UnknownValue 22:10"],
+            "framing = \"lines\"\nsettings = { parity = \"off\" }",
+            vec!["UnknownValue 22:23"],
             "none, even, odd",
         ),
         (
             "driver = \"nonin\" ",
-            "framing = \"lines\"\nbaud_rate = 1",
-            vec!["WrongValue 22:13"],
+            "framing = \"lines\"\nsettings = { baud = 1 }",
+            vec!["WrongValue 22:21"],
             "9600 or 115200",
         ),
         (

@@ -3,10 +3,12 @@
 use super::azure;
 use super::reader::{Draft, Step, Tree};
 use super::{
-    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, LineConfig,
-    LineFormat, MqttConfig, SerialConfig, SourceConfig, SourceKind, TlsConfig,
+    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, MqttConfig,
+    SerialConfig, SourceConfig, SourceKind, TlsConfig,
 };
+use crate::ingest::serial::drivers;
 use Step::{Item, Member};
+use iomt_mapping::finding::nearest;
 use iomt_mapping::{Finding, Severity};
 use std::collections::HashMap;
 use std::path::Path;
@@ -295,21 +297,39 @@ impl Check<'_> {
 
     fn serial(&mut self, number: usize, serial: &SerialConfig) {
         let at = |name| [Member("source"), Item(number), Member(name)];
-        let line = serial.line().unwrap_or_default();
-        match (&serial.driver, &line.framing) {
-            (Some(_), Some(_)) => self.error(
-                "ConflictingMembers",
-                &at("framing"),
-                "driver and framing exclude each other.",
-                "A driver knows the framing of its device; framing is for devices without one.",
-            ),
-            (None, None) => self.error(
+        match (&serial.driver, serial.framing.contains_key("framing")) {
+            (Some(_), _) => {
+                for name in serial.framing.keys() {
+                    self.error(
+                        "ConflictingMembers",
+                        &at(name),
+                        &format!("driver and {name} exclude each other."),
+                        "A driver knows framing and format of its device; they are for devices without one.",
+                    );
+                }
+            }
+            (None, false) => self.error(
                 "MissingMember",
                 &at("driver"),
                 "A serial source needs a driver or a framing.",
                 "For example driver = \"nonin\", or framing = \"lines\" with format = \"json\".",
             ),
-            _ => {}
+            (None, true) => {}
+        }
+        if let Some(driver) = &serial.driver
+            && drivers::driver(driver).is_none()
+        {
+            let known: Vec<&str> = drivers::drivers().iter().map(|driver| driver.name).collect();
+            let advice = match nearest(driver, known.iter().copied()) {
+                Some(near) => format!("Did you mean \"{near}\"?"),
+                None => format!("Drivers are {}.", known.join(", ")),
+            };
+            self.error(
+                "UnknownValue",
+                &at("driver"),
+                &format!("There is no driver \"{driver}\"."),
+                &advice,
+            );
         }
         if !serial.port.is_absolute() {
             self.error(
@@ -320,76 +340,28 @@ impl Check<'_> {
             );
         }
         self.device_id("source", number, serial.device_id.as_deref());
-        self.line(number, serial, &line);
-    }
-
-    fn line(&mut self, number: usize, serial: &SerialConfig, line: &LineConfig) {
-        let at = |name| [Member("source"), Item(number), Member(name)];
-        let csv = line.format == Some(LineFormat::Csv);
-        let of_lines = [
-            ("format", line.format.is_some(), line.framing.is_none()),
-            ("columns", line.columns.is_some(), !csv),
-            ("separator", line.separator.is_some(), !csv),
-            (
-                "max_line_bytes",
-                line.max_line_bytes.is_some(),
-                line.framing.is_none(),
-            ),
-            ("variant", line.variant.is_some(), serial.driver.is_none()),
-        ];
-        for (name, present, useless) in of_lines {
-            if present && useless {
-                let needs = match name {
-                    "columns" | "separator" => "It is for format = \"csv\".",
-                    "variant" => "It is for a driver.",
-                    _ => "It is for framing = \"lines\".",
-                };
-                self.error(
-                    "ConflictingMembers",
-                    &at(name),
-                    &format!("{name} means nothing here."),
-                    needs,
-                );
+        if let Some(settings) = serial.settings {
+            let ranges = [
+                ("data_bits", u32::from(settings.data_bits), 5..=8, "5 to 8"),
+                ("stop_bits", u32::from(settings.stop_bits), 1..=2, "1 or 2"),
+                (
+                    "baud",
+                    settings.baud,
+                    50..=4_000_000,
+                    "a rate such as 9600 or 115200",
+                ),
+            ];
+            for (name, value, range, words) in ranges {
+                if !range.contains(&value) {
+                    let steps = [Member("source"), Item(number), Member("settings"), Member(name)];
+                    self.error(
+                        "WrongValue",
+                        &steps,
+                        "No serial port can do this.",
+                        &format!("It is {words}."),
+                    );
+                }
             }
-        }
-        let ranges = [
-            ("data_bits", line.data_bits.map(u32::from), 5..=8, "5 to 8"),
-            ("stop_bits", line.stop_bits.map(u32::from), 1..=2, "1 or 2"),
-            (
-                "baud_rate",
-                line.baud_rate,
-                50..=4_000_000,
-                "a rate such as 9600 or 115200",
-            ),
-        ];
-        for (name, value, range, words) in ranges {
-            if value.is_some_and(|value| !range.contains(&value)) {
-                self.error(
-                    "WrongValue",
-                    &at(name),
-                    "No serial port can do this.",
-                    &format!("It is {words}."),
-                );
-            }
-        }
-        if line
-            .max_line_bytes
-            .is_some_and(|bytes| !(16..=LARGEST_MESSAGE).contains(&bytes))
-        {
-            self.error(
-                "WrongValue",
-                &at("max_line_bytes"),
-                "The limit is out of range.",
-                "The default is 65536.",
-            );
-        }
-        if line.columns.as_ref().is_some_and(Vec::is_empty) {
-            self.error(
-                "WrongValue",
-                &at("columns"),
-                "No column has a name.",
-                "Name each column of the line in order.",
-            );
         }
     }
 
