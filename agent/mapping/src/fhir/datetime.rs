@@ -4,7 +4,7 @@ use crate::time::{Civil, TICKS_PER_SECOND, Timestamp};
 
 /// The instant of a FHIR `dateTime`: with time and offset exactly, of a date alone its first instant in UTC (year and
 /// month likewise); fractions beyond 100 ns are cut. `None` for anything else.
-pub(crate) fn parse_datetime(text: &str) -> Option<Timestamp> {
+pub fn parse_datetime(text: &str) -> Option<Timestamp> {
     let (date, time) = match text.split_once('T') {
         Some((date, time)) => (date, Some(time)),
         None => (text, None),

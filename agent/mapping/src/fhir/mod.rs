@@ -54,6 +54,7 @@ mod sampled_data;
 mod template;
 
 pub use build::{BuildOptions, BuiltObservation, ChangedPeriod, ResourceIds};
+pub use datetime::parse_datetime;
 pub use decimal::{compare_decimals, decimal};
 pub use group::{
     BuildError, GroupKey, ObservationGroup, Point, Reading, ReadingAccount, ReadingError, ReadingOutcome,

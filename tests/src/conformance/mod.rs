@@ -1,0 +1,4 @@
+//! Runs acceptance vectors against the mapping engine.
+
+pub mod fhir;
+pub mod same;
