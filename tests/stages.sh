@@ -1,7 +1,7 @@
 # Stages with a name, a time and a row of the time budget; shared by tests/run and .ci/run (source it).
 #
 #   stage ROW TITLE COMMAND...   runs COMMAND, remembers its seconds; a failure ends the script with its name
-#   room ROW TITLE COMMAND...    the same for tests: a failure is remembered, and the next room still runs
+#   room ROW TITLE COMMAND...    a failure is remembered, and what comes after still runs
 #
 # ROW is a row of the budget below. Times and test counts go through two files, so that a script called by
 # another adds to the same table.

@@ -17,6 +17,7 @@ apt_needs() {
   [ -e /usr/arm-linux-gnueabihf/include/stdio.h ] || packages+=(libc6-dev-armhf-cross)
   command -v faketime >/dev/null || packages+=(faketime)
   command -v systemd-analyze >/dev/null || packages+=(systemd)
+  command -v udevadm >/dev/null || packages+=(udev)
   command -v readelf >/dev/null || packages+=(binutils)
   command -v cc >/dev/null || packages+=(build-essential)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
