@@ -1,10 +1,20 @@
 //! Bytes to messages: one client per broker, one loop per serial port. Sources put messages into a bounded channel that
 //! the intake loop empties; when the store is slow, the source slows down and drops nothing.
 
+mod backoff;
+pub mod mqtt;
 pub mod serial;
+mod stamp;
+pub mod status;
 
+use crate::config::ClockTrust;
 use crate::message::{AckToken, Message, SourceId};
+use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType, Operation, Repair};
+use std::pin::Pin;
 use std::sync::Arc;
+
+pub use mqtt::StoredPacket;
+pub use status::SourceStatus;
 
 /// Called by the intake loop after the commit that made messages safe against a power cut.
 pub trait Acknowledger: Send + Sync {
@@ -28,3 +38,54 @@ pub struct SourceHandle {
 
 /// Where sources put their messages. Bounded: waits when the store is slow.
 pub type MessageSender = tokio::sync::mpsc::Sender<Message>;
+
+/// The loop of a source. It ends when the intake is gone; dropping it closes the connection or the port.
+pub type SourceLoop = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What a source is given when it starts.
+pub struct SourceContext {
+    /// Number in the store.
+    pub id: SourceId,
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// `[gateway] id`; part of the default client identifier.
+    pub gateway_id: Arc<str>,
+    /// Number of this boot in the store.
+    pub boot: u32,
+    /// When the wall clock may be trusted.
+    pub trust: ClockTrust,
+    /// Where messages go.
+    pub sender: MessageSender,
+    /// The journal's last messages of this source that had a packet id, oldest first ([`StoredPacket::of`]); two windows
+    /// and some are enough.
+    pub resume: Vec<StoredPacket>,
+    /// What the source shows of itself.
+    pub status: Arc<SourceStatus>,
+    /// What the agent has to write down.
+    pub events: tokio::sync::mpsc::UnboundedSender<SourceEvent>,
+}
+
+/// What a source tells the agent beside messages.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceEvent {
+    /// The session with the broker is ended because of a packet that cannot be read: what the broker still held for this
+    /// gateway is lost, its number unknown. For the loss ledger.
+    SessionGivenUp {
+        /// The source.
+        source: SourceId,
+        /// Why.
+        error: ErrorRecord,
+    },
+}
+
+/// An error record of a source: connecting, opening, configuration of the site; a retry can help.
+fn setup_error(name: &str, error_type: ErrorType, text: String) -> ErrorRecord {
+    ErrorRecord {
+        operation: Operation::Setup,
+        severity: ErrorSeverity::Critical,
+        error_type,
+        repair: Repair::Site,
+        retry: true,
+        ..ErrorRecord::new(name, text)
+    }
+}

@@ -1,0 +1,559 @@
+//! The loop of an MQTT source: connect, take what comes, hand it on, and connect again when the connection is gone.
+
+use super::envelope::Topics;
+use super::failure::{Broker, is_about_time};
+use super::gate::Gate;
+use super::link::{Event, Failure, Link, Plan, Publish, WIDE_PACKET_BYTES};
+use super::repeat::{Verdict, packet_hash};
+use super::{client_v4, client_v5, tls};
+use crate::clock;
+use crate::config::{Broker as Address, MqttConfig, MqttProtocol};
+use crate::ingest::backoff::Backoff;
+use crate::ingest::stamp::Stamper;
+use crate::ingest::{SourceContext, SourceEvent, setup_error};
+use crate::message::{Message, Payload, PayloadKind};
+use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
+use bytes::Bytes;
+use embassy_time::{Duration, Instant, Timer};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc::Permit;
+use tokio::sync::mpsc::error::TrySendError;
+
+/// What is kept of a payload above the limit, in bytes.
+const HEAD_BYTES: usize = 4096;
+
+/// Bytes of messages that may wait for their commit, unless four messages of the largest size are more.
+const UNCOMMITTED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Room of a packet beside its payload: topic and fixed header.
+const HEADER_BYTES: usize = 64 * 1024 + 8;
+
+/// Connections in a row that end with the same unreadable packet, before the session is given up.
+const UNREADABLE_LIMIT: u32 = 5;
+
+/// A connection that lived this long, or delivered something, was a success.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Pause while the wall clock is the reason for the failure.
+const CLOCK_PAUSE: Duration = Duration::from_secs(5);
+
+/// Pause before a refused topic filter is asked for again.
+const RESUBSCRIBE: Duration = Duration::from_secs(60);
+
+/// Connections of this process are numbered through, over all sources and their restarts.
+static EPOCH: AtomicU64 = AtomicU64::new(1);
+
+/// Why a connection is over.
+enum End {
+    /// It failed.
+    Failed(Failure),
+    /// Closed on purpose: too many bytes wait for their commit.
+    Backpressure,
+    /// Closed on purpose: the session was ended.
+    SessionEnded,
+    /// The intake is gone.
+    Stopped,
+}
+
+/// How the next connection is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Normal,
+    /// Takes packets up to [`WIDE_PACKET_BYTES`].
+    Wide,
+    /// Ends the session.
+    CleanStart,
+}
+
+/// An MQTT source.
+pub(super) struct Source {
+    config: MqttConfig,
+    context: SourceContext,
+    broker: Broker,
+    tls: bool,
+    gate: Arc<Gate>,
+    topics: Topics,
+    stamper: Stamper,
+    backoff: Backoff,
+    /// What the intake has not taken yet.
+    queue: VecDeque<Message>,
+    /// Bytes of messages at QoS 0 in the queue; the others are counted by the gate until their commit.
+    queued_bytes: usize,
+    uncommitted_limit: usize,
+    mode: Mode,
+    unreadable: Option<(String, u32)>,
+    /// Why the session is to be ended.
+    given_up: Option<ErrorRecord>,
+    subscribed: bool,
+    connections: u64,
+    stopped: bool,
+}
+
+impl Source {
+    pub(super) fn new(
+        config: MqttConfig,
+        address: Address,
+        context: SourceContext,
+        gate: Arc<Gate>,
+    ) -> Source {
+        let client_id = config
+            .client_id
+            .clone()
+            .unwrap_or_else(|| format!("bedside-agent-{}-{}", context.gateway_id, context.name));
+        Source {
+            broker: Broker {
+                // An address needs its brackets before a port.
+                host: match address.host.contains(':') {
+                    true => format!("[{}]", address.host),
+                    false => address.host,
+                },
+                port: address.port,
+                username: config.username.clone(),
+                client_id,
+                protocol: config.protocol,
+                max_packet: 0,
+            },
+            tls: address.tls,
+            gate,
+            topics: Topics::new(&config),
+            stamper: Stamper::new(context.boot, context.trust),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            uncommitted_limit: config.max_message_bytes.saturating_mul(4).max(UNCOMMITTED_BYTES),
+            mode: Mode::Normal,
+            unreadable: None,
+            given_up: None,
+            subscribed: false,
+            connections: 0,
+            stopped: false,
+            config,
+            context,
+        }
+    }
+
+    /// Runs until the intake is gone.
+    pub(super) async fn run(mut self) {
+        while !self.stopped && !self.context.sender.is_closed() {
+            let began = Instant::now();
+            let received = self.context.status.received.get();
+            let end = match self.plan() {
+                Ok(plan) => match self.config.protocol {
+                    MqttProtocol::V5 => self.connection(client_v5::LinkV5::new(plan)).await,
+                    MqttProtocol::V311 => self.connection(client_v4::LinkV4::new(plan)).await,
+                },
+                Err(record) => {
+                    self.report(record);
+                    self.pause_after_failure().await;
+                    continue;
+                }
+            };
+            let worked = began.elapsed() >= STABLE || self.context.status.received.get() != received;
+            if worked && !matches!(end, End::Failed(Failure::TakenOver)) {
+                self.backoff.reset();
+            }
+            match end {
+                End::Failed(failure) => self.after_failure(failure).await,
+                End::Backpressure => self.after_backpressure().await,
+                End::SessionEnded => self.mode = Mode::Normal,
+                End::Stopped => return,
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Result<Plan, ErrorRecord> {
+        let tls = match self.tls {
+            true => Some(tls::client_config(&self.config.tls)?),
+            false => None,
+        };
+        let login = match &self.config.username {
+            Some(user) => {
+                let password = self
+                    .config
+                    .password
+                    .as_ref()
+                    .map(super::read_secret)
+                    .transpose()?;
+                let password = password.as_ref().map_or("", |secret| secret.reveal());
+                Some((user.clone(), password.to_owned()))
+            }
+            None => None,
+        };
+        let normal = self.config.max_message_bytes.saturating_add(HEADER_BYTES);
+        // A broker that is told a limit (MQTT 5) throws away what is larger without a word; so it is told the widest.
+        self.broker.max_packet = match (self.config.protocol, self.mode) {
+            (MqttProtocol::V311, Mode::Normal) => normal,
+            _ => normal.max(WIDE_PACKET_BYTES),
+        };
+        Ok(Plan {
+            host: self.broker.host.clone(),
+            port: self.broker.port,
+            tls,
+            client_id: self.broker.client_id.clone(),
+            login,
+            keep_alive: self.config.keep_alive,
+            window: self.config.window.max(1),
+            max_packet: self.broker.max_packet,
+            clean_start: self.mode == Mode::CleanStart,
+        })
+    }
+
+    /// One connection from its attempt to its end.
+    async fn connection<L: Link>(&mut self, mut link: L) -> End {
+        let epoch = EPOCH.fetch_add(1, Ordering::Relaxed);
+        let end = self.take_events(&mut link, epoch).await;
+        self.gate.close();
+        // What had been read before the end is kept: it cannot be acknowledged any more, and is recognised when it is
+        // delivered again. This way what precedes an unreadable packet comes through.
+        for event in link.remaining() {
+            match event {
+                Event::Publish(publish) => drop(self.take(publish)),
+                Event::AcknowledgementLeft(packet_id) => self.gate.acknowledgement_left(packet_id),
+                _ => {}
+            }
+        }
+        end
+    }
+
+    async fn take_events<L: Link>(&mut self, link: &mut L, epoch: u64) -> End {
+        let mut resubscribe_at: Option<Instant> = None;
+        loop {
+            self.hand_on_waiting();
+            if self.stopped {
+                return End::Stopped;
+            }
+            let event = {
+                let Source {
+                    queue,
+                    queued_bytes,
+                    context,
+                    ..
+                } = self;
+                let mut next = pin!(link.next());
+                loop {
+                    tokio::select! {
+                        biased;
+                        event = &mut next => break Some(event),
+                        permit = context.sender.reserve(), if !queue.is_empty() => match permit {
+                            Ok(permit) => send_first(queue, queued_bytes, permit),
+                            Err(_) => return End::Stopped,
+                        },
+                        () = at(resubscribe_at), if resubscribe_at.is_some() => break None,
+                    }
+                }
+            };
+            match event {
+                Some(Ok(Event::Publish(publish))) => {
+                    if self.take(publish) > self.uncommitted_limit {
+                        return End::Backpressure;
+                    }
+                }
+                Some(Ok(Event::AcknowledgementLeft(packet_id))) => self.gate.acknowledgement_left(packet_id),
+                Some(Ok(Event::Connected { session_resumed })) => {
+                    if self.mode == Mode::CleanStart {
+                        self.session_ended();
+                        return End::SessionEnded;
+                    }
+                    self.connected(link, epoch, session_resumed);
+                    if !(session_resumed && self.subscribed) {
+                        link.subscribe(&self.config.topics);
+                    }
+                }
+                Some(Ok(Event::Subscribed(granted))) => {
+                    resubscribe_at = self.subscription_answered(&granted);
+                }
+                Some(Ok(Event::Other)) => {}
+                Some(Err(failure)) => return End::Failed(failure),
+                None => {
+                    link.subscribe(&self.config.topics);
+                    resubscribe_at = None;
+                }
+            }
+        }
+    }
+
+    fn connected<L: Link>(&mut self, link: &L, epoch: u64, session_resumed: bool) {
+        self.gate.open(epoch, link.acknowledgements(), session_resumed);
+        if self.connections > 0 {
+            self.context.status.reconnects.count();
+        }
+        self.connections += 1;
+        if self.context.status.set_connected() {
+            tracing::info!(
+                source = &*self.context.name,
+                "connected to the broker {}:{}, session {}",
+                self.broker.host,
+                self.broker.port,
+                if session_resumed { "resumed" } else { "new" }
+            );
+        }
+    }
+
+    /// Notes the broker's answer; returns when to ask again.
+    fn subscription_answered(&mut self, granted: &[bool]) -> Option<Instant> {
+        let refused: Vec<&str> = (self.config.topics.iter().zip(granted))
+            .filter(|(_, granted)| !**granted)
+            .map(|(topic, _)| topic.as_str())
+            .collect();
+        if refused.is_empty() {
+            self.subscribed = true;
+            if self.context.status.error().is_some() {
+                self.context.status.set_connected();
+                tracing::info!(source = &*self.context.name, "all topic filters are granted now");
+            }
+            return None;
+        }
+        self.subscribed = false;
+        let text = format!(
+            "the broker {}:{} does not grant the topic filter {}: allow the user to read it at the broker",
+            self.broker.host,
+            self.broker.port,
+            refused.join(", ")
+        );
+        let record = setup_error(
+            "UnauthorizedAccessBrokerException",
+            ErrorType::AuthenticationError,
+            text,
+        );
+        if self.context.status.set_error(record.clone(), true) {
+            tracing::warn!(
+                source = &*self.context.name,
+                error = record.name,
+                "{}",
+                record.text
+            );
+        }
+        Some(Instant::now() + RESUBSCRIBE)
+    }
+
+    /// Takes a message; returns the bytes that wait for their commit.
+    fn take(&mut self, publish: Publish) -> usize {
+        let Publish {
+            topic,
+            packet_id,
+            redelivered,
+            payload,
+            user_properties,
+        } = publish;
+        let (payload, kind) = self.bounded(payload);
+        let mut message = Message {
+            source: self.context.id,
+            stamp: self.stamper.stamp(),
+            payload: Payload(payload),
+            kind,
+            topic: None,
+            properties: user_properties,
+            device_id: None,
+            possible_repeat: false,
+            ack: None,
+        };
+        let weight = message.weight();
+        let mut uncommitted = 0;
+        if packet_id != 0 {
+            let hash = packet_hash(&topic, message.payload.bytes(), kind);
+            let received = self.gate.receive(packet_id, hash, redelivered, weight);
+            uncommitted = received.uncommitted_bytes;
+            let Verdict::Store { possible_repeat } = received.verdict else {
+                self.context.status.repeats.count();
+                return uncommitted;
+            };
+            message.possible_repeat = possible_repeat;
+            message.ack = Some(received.token);
+        }
+        (message.topic, message.device_id) = {
+            let (topic, device_id) = self.topics.names(&topic);
+            (Some(topic), device_id)
+        };
+        self.context.status.received.count();
+        self.hand_on(message);
+        self.queued_bytes + uncommitted
+    }
+
+    /// The payload, or its head when it is above the limit.
+    fn bounded(&self, payload: Bytes) -> (Bytes, PayloadKind) {
+        if payload.len() <= self.config.max_message_bytes {
+            return (payload, PayloadKind::Whole);
+        }
+        self.context.status.oversize.count();
+        let kind = PayloadKind::Truncated {
+            length: u64::try_from(payload.len()).unwrap_or(u64::MAX),
+            crc: crc32fast::hash(&payload),
+        };
+        // A copy, so that the large packet does not stay in memory.
+        let head = payload.get(..HEAD_BYTES).unwrap_or(&payload);
+        (Bytes::copy_from_slice(head), kind)
+    }
+
+    fn hand_on(&mut self, message: Message) {
+        if self.queue.is_empty() {
+            match self.context.sender.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Full(message)) => self.enqueue(message),
+                Err(TrySendError::Closed(_)) => self.stopped = true,
+            }
+        } else {
+            self.enqueue(message);
+        }
+    }
+
+    fn enqueue(&mut self, message: Message) {
+        if message.ack.is_none() {
+            self.queued_bytes += message.weight();
+        }
+        self.queue.push_back(message);
+    }
+
+    /// Hands on what the intake can take at once.
+    fn hand_on_waiting(&mut self) {
+        while !self.queue.is_empty() {
+            let Ok(permit) = self.context.sender.try_reserve() else {
+                self.stopped |= self.context.sender.is_closed();
+                return;
+            };
+            send_first(&mut self.queue, &mut self.queued_bytes, permit);
+        }
+    }
+
+    async fn after_failure(&mut self, failure: Failure) {
+        let mut record = self.broker.record(&failure);
+        match &failure {
+            Failure::TooLarge(size) if self.mode == Mode::Normal && *size <= WIDE_PACKET_BYTES => {
+                // Not an error yet: the next connection takes it.
+                self.mode = Mode::Wide;
+                self.context.status.set_error(record, false);
+                return;
+            }
+            Failure::TooLarge(_) | Failure::Undecodable(_) => {
+                if self.is_unreadable_again(&record.text) {
+                    record.severity = ErrorSeverity::Critical;
+                    record.text.push_str(
+                        "; after several attempts the session with the broker is ended, and what it still held for this \
+                         gateway is lost",
+                    );
+                    tracing::error!(
+                        source = &*self.context.name,
+                        error = record.name,
+                        "{}",
+                        record.text
+                    );
+                    self.context.status.set_error(record.clone(), false);
+                    self.unreadable = None;
+                    self.given_up = Some(record);
+                    self.mode = Mode::CleanStart;
+                    return;
+                }
+            }
+            Failure::Tls(error) if is_about_time(error) && !clock::is_trusted(self.context.trust) => {
+                self.context.status.set_waiting_for_clock(true);
+                self.report(record);
+                self.wait(CLOCK_PAUSE).await;
+                return;
+            }
+            _ => self.unreadable = None,
+        }
+        self.context.status.set_waiting_for_clock(false);
+        if self.mode == Mode::Wide {
+            self.mode = Mode::Normal;
+        }
+        self.report(record);
+        self.pause_after_failure().await;
+    }
+
+    /// Counts connections in a row that end the same way; true when there were enough.
+    fn is_unreadable_again(&mut self, text: &str) -> bool {
+        let count = match &self.unreadable {
+            Some((earlier, count)) if earlier == text => count + 1,
+            _ => 1,
+        };
+        self.unreadable = Some((text.to_owned(), count));
+        count >= UNREADABLE_LIMIT
+    }
+
+    /// The broker has dropped the session.
+    fn session_ended(&mut self) {
+        self.gate.end_session();
+        self.subscribed = false;
+        if let Some(error) = self.given_up.take() {
+            let event = SourceEvent::SessionGivenUp {
+                source: self.context.id,
+                error,
+            };
+            // Without a listener the agent is stopping.
+            drop(self.context.events.send(event));
+        }
+    }
+
+    async fn after_backpressure(&mut self) {
+        self.context.status.closed_for_backpressure.count();
+        let text = "the store is slower than the broker: the connection is closed until the messages that came are stored";
+        let mut record = setup_error("BackpressureException", ErrorType::GeneralError, text.to_owned());
+        record.severity = ErrorSeverity::Warning;
+        self.report(record);
+        let gate = Arc::clone(&self.gate);
+        let sender = self.context.sender.clone();
+        while self.queued_bytes + gate.uncommitted_bytes() > self.uncommitted_limit / 2 {
+            self.hand_on_waiting();
+            if self.stopped {
+                return;
+            }
+            tokio::select! {
+                permit = sender.reserve(), if !self.queue.is_empty() => drop(permit),
+                () = gate.changed.notified() => {}
+            }
+        }
+    }
+
+    /// Shows the error; a line in the log only when it is news.
+    fn report(&self, record: ErrorRecord) {
+        if self.context.status.set_error(record.clone(), false) {
+            tracing::warn!(
+                source = &*self.context.name,
+                error = record.name,
+                "{}",
+                record.text
+            );
+        }
+    }
+
+    async fn pause_after_failure(&mut self) {
+        let pause = self.backoff.pause();
+        self.wait(pause).await;
+    }
+
+    /// Waits, and hands on meanwhile what the intake takes.
+    async fn wait(&mut self, pause: Duration) {
+        let sender = self.context.sender.clone();
+        let mut timer = pin!(Timer::after(pause));
+        loop {
+            self.hand_on_waiting();
+            tokio::select! {
+                () = &mut timer => return,
+                () = sender.closed() => {
+                    self.stopped = true;
+                    return;
+                }
+                permit = sender.reserve(), if !self.queue.is_empty() => drop(permit),
+            }
+        }
+    }
+}
+
+/// Hands on the first message that waits.
+fn send_first(queue: &mut VecDeque<Message>, queued_bytes: &mut usize, permit: Permit<'_, Message>) {
+    if let Some(message) = queue.pop_front() {
+        if message.ack.is_none() {
+            *queued_bytes = queued_bytes.saturating_sub(message.weight());
+        }
+        permit.send(message);
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => Timer::at(deadline).await,
+        None => std::future::pending().await,
+    }
+}
