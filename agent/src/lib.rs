@@ -3,6 +3,7 @@
 //!
 //! The modules stand in the order in which a reading passes them; see `ARCHITECTURE.md`.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 #[cfg(feature = "demo")]
@@ -12,6 +13,7 @@ pub mod ingest;
 pub mod message;
 pub mod packs;
 pub mod random;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod worker;
