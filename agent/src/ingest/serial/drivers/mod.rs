@@ -22,9 +22,19 @@
 //! A waveform body has `waveform` (its name), `rate_hz`, `block` (unique per device) and, under the name of the waveform, a list of
 //! `{"at": UTC, "value": number}`; it is made only while the gateway knows the time.
 
+pub mod and_pbt;
+pub mod berry_pm6750;
 pub mod body;
+pub mod clock;
+pub mod contec_cms50;
+pub mod datex_dri;
+pub mod drager_medibus;
+pub mod healthypi;
+pub mod masimo_ascii;
 pub mod nonin;
+pub mod onetouch_ultra2;
 pub mod port;
+pub mod zephyr;
 
 pub use crate::ingest::serial::framing::frames::{Description, FrameError, Reason};
 use iomt_mapping::Timestamp;
@@ -56,7 +66,7 @@ pub struct Now {
 pub struct Output {
     /// Readings, oldest first.
     pub messages: Vec<DriverMessage>,
-    /// Bytes to send, one write each.
+    /// Bytes to send, one write each; after the messages of the same output have been handed over.
     pub send: Vec<Vec<u8>>,
     /// Change the port to this before sending.
     pub settings: Option<PortSettings>,
@@ -192,4 +202,17 @@ pub fn driver(name: &str) -> Option<&'static DriverInfo> {
     DRIVERS.iter().find(|driver| driver.name == name)
 }
 
-static DRIVERS: &[DriverInfo] = &[nonin::DRIVER];
+static DRIVERS: &[DriverInfo] = &[
+    nonin::DRIVER,
+    contec_cms50::DRIVER_V46,
+    contec_cms50::DRIVER_V7,
+    contec_cms50::DRIVER_BERRY,
+    masimo_ascii::DRIVER,
+    berry_pm6750::DRIVER,
+    zephyr::DRIVER,
+    healthypi::DRIVER,
+    drager_medibus::DRIVER,
+    datex_dri::DRIVER,
+    onetouch_ultra2::DRIVER,
+    and_pbt::DRIVER,
+];

@@ -174,7 +174,7 @@ impl Protocol for Framing {
             self.seen = Some(Format::Eight);
             return Step::Frame(4, display(bytes));
         }
-        Step::Refused(bytes.len(), Reason::Incomplete.into())
+        Step::Refused(1, Reason::Incomplete.into())
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Number, Value};
 
 use super::FramingConfig;
 use super::checksum::to_hex;
+use super::cutter::{Cut, FramingKind};
 use super::frames::Reason;
 
 /// What is inside a frame.
@@ -26,12 +27,21 @@ pub enum Format {
 pub fn body(
     config: &FramingConfig,
     header: &mut Option<Vec<String>>,
-    frame: &[u8],
+    cut: &Cut,
 ) -> Result<Option<Vec<u8>>, Reason> {
     if config.format == Format::Hex {
-        return Ok(Some(object([("hex".to_owned(), Value::from(to_hex(frame)))])));
+        if cut.payload.is_empty() {
+            return Ok(None);
+        }
+        let details = cut
+            .details
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
+        return Ok(Some(object(
+            details.chain([("hex".to_owned(), Value::from(to_hex(&cut.payload)))]),
+        )));
     }
-    let text = std::str::from_utf8(frame).map_err(|_| Reason::Invalid)?;
+    let text = std::str::from_utf8(&cut.payload).map_err(|_| Reason::Invalid)?;
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -40,6 +50,7 @@ pub fn body(
             serde_json::from_str::<&serde_json::value::RawValue>(text).map_err(|_| Reason::Invalid)?;
             Ok(Some(text.trim().as_bytes().to_vec()))
         }
+        Format::Csv if config.framing == FramingKind::Mllp => Ok(Some(segments(text))),
         Format::Csv => columns(config, header, text),
         Format::Label => labels(config, text),
         Format::Hex => Ok(None),
@@ -50,6 +61,16 @@ fn object(members: impl IntoIterator<Item = (String, Value)>) -> Vec<u8> {
     Value::Object(members.into_iter().collect::<Map<_, _>>())
         .to_string()
         .into_bytes()
+}
+
+/// An HL7 version 2 message: its segments as lists of fields.
+fn segments(text: &str) -> Vec<u8> {
+    let separator = text.chars().nth(3).unwrap_or('|');
+    let segments = text.split('\r').filter(|segment| !segment.is_empty());
+    let segments: Vec<Value> = segments
+        .map(|segment| segment.split(separator).collect())
+        .collect();
+    object([("segments".to_owned(), Value::from(segments))])
 }
 
 fn columns(

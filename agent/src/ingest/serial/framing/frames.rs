@@ -36,6 +36,8 @@ pub enum Reason {
     Invalid,
     /// A frame number that is not the next one.
     FrameNumber,
+    /// A byte that only begins frames stands inside one, or the other way round.
+    Sync,
     /// No answer came to what was sent.
     NoAnswer,
 }
@@ -55,6 +57,7 @@ impl Reason {
             Reason::Length => "length",
             Reason::Invalid => "invalid",
             Reason::FrameNumber => "frame_number",
+            Reason::Sync => "sync",
             Reason::NoAnswer => "no_answer",
         }
     }
@@ -108,9 +111,10 @@ pub trait Protocol {
     /// What stands at the front of `bytes`, which is never empty.
     fn next(&mut self, bytes: &[u8]) -> Step<Self::Frame>;
 
-    /// The same, knowing that the line has fallen silent; never [`Step::More`].
-    fn last(&mut self, bytes: &[u8]) -> Step<Self::Frame> {
-        Step::Refused(bytes.len(), Reason::Incomplete.into())
+    /// The same, knowing that the line has fallen silent; never [`Step::More`]. Only the first byte is given up: what looked
+    /// like the beginning of a long frame may have been noise in front of a good one.
+    fn last(&mut self, _bytes: &[u8]) -> Step<Self::Frame> {
+        Step::Refused(1, Reason::Incomplete.into())
     }
 }
 
@@ -195,7 +199,15 @@ impl<P: Protocol> Framer<P> {
                     (n, false)
                 }
                 Step::Refused(n, error) => {
-                    out.errors.push(error);
+                    // One cut frame is one error, however many of its bytes look like a beginning.
+                    let again = error.reason == Reason::Incomplete
+                        && out
+                            .errors
+                            .last()
+                            .is_some_and(|last| last.reason == Reason::Incomplete);
+                    if !again {
+                        out.errors.push(error);
+                    }
                     (n, true)
                 }
             };

@@ -1,30 +1,26 @@
 //! Framings: how messages are cut out of a stream of bytes. Shared by the drivers, and usable alone for devices without a
 //! driver: a source with `framing = "..."` and `format = "..."` needs no code.
 
+pub mod astm;
 pub mod bits;
 pub mod checksum;
+pub mod cutter;
 pub mod format;
 pub mod frames;
-pub mod lines;
 
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
+use self::checksum::to_hex;
+pub use self::cutter::{Checksum, FramingKind};
+use self::cutter::{Cut, Cutter};
 pub use self::format::Format;
-use self::frames::Protocol;
+use self::frames::{Description, Found, Framer};
 use super::drivers::port::{Listener, Port};
 use super::drivers::{Driver, DriverMessage, Now, Output};
 
 /// Longest frame that can be configured.
 pub const MAX_FRAME_BYTES: usize = 65_536;
-
-/// The generic framings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FramingKind {
-    /// Lines that end in LF or CR LF.
-    #[default]
-    Lines,
-}
 
 /// The members of a serial source that describe a device without a driver.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -34,6 +30,10 @@ pub struct FramingConfig {
     pub framing: FramingKind,
     /// What is inside.
     pub format: Format,
+    /// The check inside `stx-etx`, `slip` and `cobs`.
+    pub checksum: Checksum,
+    /// Bytes of the length field of `length-crc16`, 1 or 2 (low byte first).
+    pub length_bytes: usize,
     /// Longest frame in bytes, at most [`MAX_FRAME_BYTES`].
     pub max_bytes: usize,
     /// Between columns or pairs.
@@ -57,6 +57,8 @@ impl Default for FramingConfig {
         FramingConfig {
             framing: FramingKind::Lines,
             format: Format::Json,
+            checksum: Checksum::None,
+            length_bytes: 1,
             max_bytes: 4096,
             delimiter: ',',
             separator: '=',
@@ -73,20 +75,13 @@ impl Default for FramingConfig {
 
 /// A driver that is all configuration.
 pub fn from_config(config: &FramingConfig) -> Box<dyn Driver + Send> {
-    let config = FramingConfig {
-        max_bytes: config.max_bytes.clamp(1, MAX_FRAME_BYTES - 2),
-        ..config.clone()
-    };
-    match config.framing {
-        FramingKind::Lines => port(lines::Lines::new(config.max_bytes), config),
-    }
-}
-
-fn port<P>(protocol: P, config: FramingConfig) -> Box<dyn Driver + Send>
-where
-    P: Protocol<Frame = Vec<u8>> + Send + 'static,
-{
-    Box::new(Port::new(protocol, Payloads { config, header: None }))
+    Box::new(Port::new(
+        Cutter::new(config),
+        Payloads {
+            config: config.clone(),
+            header: None,
+        },
+    ))
 }
 
 /// Makes a body of each frame.
@@ -95,9 +90,9 @@ struct Payloads {
     header: Option<Vec<String>>,
 }
 
-impl Listener<Vec<u8>> for Payloads {
-    fn frame(&mut self, frame: Vec<u8>, _now: Now, out: &mut Output) {
-        match format::body(&self.config, &mut self.header, &frame) {
+impl Listener<Cut> for Payloads {
+    fn frame(&mut self, cut: Cut, _now: Now, out: &mut Output) {
+        match format::body(&self.config, &mut self.header, &cut) {
             Ok(Some(body)) => out.messages.push(DriverMessage {
                 body,
                 waveform: false,
@@ -105,10 +100,68 @@ impl Listener<Vec<u8>> for Payloads {
             Ok(None) => {}
             Err(reason) => {
                 out.errors.push(reason.into());
-                out.garbage += frame.len() as u64;
+                out.garbage += cut.payload.len() as u64;
             }
         }
+        out.send.extend(cut.reply);
     }
+
+    fn gap(&mut self, _now: Now, out: &mut Output) {
+        if self.config.framing == FramingKind::Astm {
+            out.send.push(vec![astm::NAK]);
+        }
+    }
+}
+
+/// Decodes `bytes` as far as they go, as if the line were silent afterwards; each frame shows its payload and what framing and
+/// format make of it.
+pub fn describe(config: &FramingConfig, bytes: &[u8]) -> Description {
+    let mut framer = Framer::new(Cutter::new(config));
+    let mut out = Output::default();
+    let now = |monotonic_us| Now {
+        monotonic_us,
+        wall: None,
+    };
+    let mut found = framer.push(bytes, now(0), &mut out);
+    found.extend(framer.timeout(now(u64::MAX), &mut out));
+    let mut frames = Vec::new();
+    let mut header = None;
+    for one in found {
+        let Found::Frame(cut) = one else { continue };
+        match format::body(config, &mut header, &cut) {
+            Err(reason) => out.errors.push(reason.into()),
+            Ok(body) => frames.extend(show(config, cut, body.as_deref())),
+        }
+    }
+    Description {
+        frames,
+        errors: out.errors,
+        skipped: out.garbage,
+    }
+}
+
+fn show(config: &FramingConfig, cut: Cut, body: Option<&[u8]>) -> Option<Value> {
+    let empty = cut.payload.is_empty() && cut.details.is_empty();
+    if empty && !matches!(config.framing, FramingKind::Cobs | FramingKind::StxEtx) {
+        return None;
+    }
+    let mut shown = cut.details;
+    shown.insert("payload_hex".into(), to_hex(&cut.payload).into());
+    let text = String::from_utf8(cut.payload).ok();
+    if let (Format::Label, Some(text)) = (config.format, &text) {
+        let (pairs, trailing) = format::split_labels(config, text)?;
+        let pairs: Map<String, Value> = pairs
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        shown.insert("pairs".into(), pairs.into());
+        shown.insert("trailing".into(), json!(trailing));
+    }
+    if let (Format::Csv, Some(Ok(Value::Object(body)))) = (config.format, body.map(serde_json::from_slice)) {
+        shown.extend(body);
+    }
+    shown.insert("payload_text".into(), json!(text));
+    Some(shown.into())
 }
 
 #[cfg(test)]
