@@ -18,7 +18,7 @@ pub use destination::{
     DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
     PartitionKey, Resolution,
 };
-pub use error::{Checked, ConfigError};
+pub use error::{Checked, ConfigError, one_line};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{Broker, DeviceIdFrom, MqttConfig, MqttProtocol, SerialConfig, SourceConfig, SourceKind};
 pub use units::{ByteSize, TextDuration};
