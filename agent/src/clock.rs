@@ -353,6 +353,19 @@ mod tests {
         .unwrap();
     }
 
+    /// On a 32-bit target tests/run repeats this with the clock set to a year beyond 2038, and names the year.
+    #[test]
+    fn the_wall_clock_is_read_whole_also_after_2038() {
+        let system = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let seconds = i64::try_from(system.as_secs()).unwrap();
+        assert!((wall().ticks() / 10_000_000 - seconds).abs() <= 5);
+        if let Ok(year) = std::env::var("BEDSIDE_TEST_YEAR") {
+            assert_eq!(wall().civil().year, year.parse::<i64>().unwrap());
+        }
+    }
+
     #[test]
     fn two_hundred_tasks_wait_in_real_time_at_no_cost() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
