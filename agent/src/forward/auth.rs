@@ -6,11 +6,10 @@
 //! 3. No error text holds a credential.
 
 mod jwt;
-pub mod secret;
 mod token;
 
 use crate::clock;
-use crate::config::{AuthConfig, SecretRef};
+use crate::config::{AuthConfig, SecretError, SecretRef};
 use crate::forward::http::{Http, HttpError, HttpErrorKind, HttpRequest, origin};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -48,6 +47,12 @@ impl AuthError {
                     ..
                 })
         )
+    }
+}
+
+impl From<SecretError> for AuthError {
+    fn from(error: SecretError) -> AuthError {
+        AuthError::Setup(error.to_string())
     }
 }
 
@@ -129,19 +134,21 @@ impl Authorizer {
         }
     }
 
+    /// Whether a wrong clock of this gateway can make the server refuse the credential.
+    pub fn depends_on_clock(&self) -> bool {
+        matches!(self.scheme, Scheme::Token(_))
+    }
+
     async fn header(&mut self) -> Result<Option<String>, AuthError> {
         let now = clock::monotonic_us();
         let (header, until) = match &mut self.scheme {
             Scheme::None => return Ok(None),
             Scheme::Basic { username, password } => {
-                let password = secret::read(password).map_err(AuthError::Setup)?;
-                let pair = BASE64_STANDARD.encode(format!("{username}:{password}"));
+                let password = password.read()?;
+                let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.reveal()));
                 (format!("Basic {pair}"), 0)
             }
-            Scheme::Bearer(token) => {
-                let token = secret::read(token).map_err(AuthError::Setup)?;
-                (format!("Bearer {}", token.trim()), 0)
-            }
+            Scheme::Bearer(token) => (format!("Bearer {}", token.read()?.reveal().trim()), 0),
             Scheme::Token(source) => match &self.cached {
                 Some((header, until)) if now < *until => return Ok(Some(header.clone())),
                 _ => {

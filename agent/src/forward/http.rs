@@ -355,8 +355,8 @@ impl UreqClient {
                         path.display()
                     )));
                 }
-                let key = super::auth::secret::read(key).map_err(setup)?;
-                let key = PrivateKey::from_pem(key.as_bytes()).map_err(|_| {
+                let key = key.read().map_err(|error| setup(error.to_string()))?;
+                let key = PrivateKey::from_pem(key.reveal().as_bytes()).map_err(|_| {
                     setup("the key of the client certificate is no PEM private key".to_owned())
                 })?;
                 Some(ClientCert::new_with_certs(&chain, key))

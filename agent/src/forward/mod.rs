@@ -2,6 +2,7 @@
 //! resolves, transforms and sends them, and says what became of every reading.
 
 pub mod auth;
+pub mod fhir;
 pub mod http;
 
 use crate::message::{Position, Stamp, StoredMessage};

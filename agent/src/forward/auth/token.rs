@@ -1,7 +1,7 @@
 //! Where tokens come from: OAuth 2 client credentials, SMART Backend Services, the managed identity of Azure.
 
+use super::AuthError;
 use super::jwt::SigningKey;
-use super::{AuthError, secret};
 use crate::clock;
 use crate::config::{AuthConfig, SecretRef};
 use crate::forward::http::{
@@ -119,11 +119,11 @@ impl TokenSource {
                 secret,
                 scope,
             } => {
-                let secret = secret::read(secret).map_err(AuthError::Setup)?;
+                let secret = secret.read()?;
                 let mut form = vec![
                     ("grant_type", "client_credentials"),
                     ("client_id", client_id),
-                    ("client_secret", &secret),
+                    ("client_secret", secret.reveal()),
                 ];
                 form.extend(scope.as_deref().map(|scope| ("scope", scope)));
                 let answer = http.send(form_request(token_url, &form)).await;
@@ -137,8 +137,7 @@ impl TokenSource {
                 scope,
                 token_url,
             } => {
-                let key = SigningKey::from_pem(&secret::read(key).map_err(AuthError::Setup)?)
-                    .map_err(AuthError::Setup)?;
+                let key = SigningKey::from_pem(key.read()?.reveal()).map_err(AuthError::Setup)?;
                 let token_url = match token_url {
                     Some(url) => url.clone(),
                     None => discover(http, base, key.algorithm()).await?,

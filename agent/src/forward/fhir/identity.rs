@@ -1,0 +1,567 @@
+//! Who a reading belongs to: Device, Patient and Encounter on the server (`mapping.md` 5.1, rules D18 and D24).
+//!
+//! Invariants:
+//! 1. Every batch begins with one look-up of its devices: no answer is used for a later batch, so that a device that
+//!    moved to another patient never writes to the old one.
+//! 2. That something does not exist is remembered for a few seconds only, and never in `create`.
+//! 3. A Device is linked to a patient only when it has no link, under the version that was read.
+//! 4. What cannot be resolved waits; it never stops the readings of other devices.
+
+use super::answer::{Answer, has_identifier, hits, stuck, version_of};
+use super::server::{Down, Entry, Server};
+use crate::clock;
+use crate::config::Resolution;
+use crate::forward::http::percent_encode;
+use crate::telemetry::errors::ErrorRecord;
+use iomt_mapping::fhir::{ResourceIds, resource_id};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// How long "there is none" is believed, in microseconds.
+const ABSENT_FOR_US: u64 = 10_000_000;
+/// Most absent things that are remembered.
+const MOST_ABSENT: usize = 4096;
+/// How often a Device is read again because somebody changed it meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// What a message names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Named {
+    /// Device identifier.
+    pub device: Arc<str>,
+    /// Patient identifier, not blank.
+    pub patient: Option<Arc<str>>,
+    /// Encounter identifier, not blank.
+    pub encounter: Option<Arc<str>>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resolved {
+    /// The ids of the resources.
+    Ids(ResourceIds),
+    /// Somebody has to do something first.
+    Waiting(ErrorRecord),
+}
+
+/// Kind of a resource that is searched by identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Kind {
+    Device,
+    Patient,
+    Encounter,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Device => "Device",
+            Kind::Patient => "Patient",
+            Kind::Encounter => "Encounter",
+        }
+    }
+}
+
+/// What a search by identifier gave.
+#[derive(Clone, Debug)]
+enum Found {
+    None,
+    One(Value),
+    Many,
+    Failed(ErrorRecord),
+}
+
+/// Kind and identifier.
+type Key = (Kind, Arc<str>);
+type Known = BTreeMap<Key, Found>;
+
+/// A resource to be written, and the version that the server must still hold.
+struct Write {
+    resource: Value,
+    version: Option<String>,
+}
+
+/// Looks up and creates what readings belong to.
+pub struct Resolver {
+    resolution: Resolution,
+    device_system: Option<String>,
+    absent: HashMap<Key, u64>,
+}
+
+/// What has to be written before a name is resolved.
+struct Plan {
+    name: Arc<str>,
+    /// Identifier of a patient who has to be created first.
+    patient: Option<Arc<str>>,
+    /// The Device with its link.
+    device: Value,
+    /// Its version on the server; none for a new one.
+    version: Option<String>,
+}
+
+enum Decision {
+    Is(Resolved),
+    Needs(Box<Plan>),
+}
+
+impl Resolver {
+    /// A resolver; `device_system` is the system of device identifiers, if they have one.
+    pub fn new(resolution: Resolution, device_system: Option<String>) -> Resolver {
+        Resolver {
+            resolution,
+            device_system: device_system.filter(|system| !system.trim().is_empty()),
+            absent: HashMap::new(),
+        }
+    }
+
+    /// Resolves everything that a batch names. What is missing in the result could not be asked: the server is down.
+    pub async fn resolve(
+        &mut self,
+        server: &mut Server,
+        named: &[Named],
+    ) -> (HashMap<Named, Resolved>, Option<Down>) {
+        let mut resolved = HashMap::new();
+        let mut open: Vec<Named> = named.to_vec();
+        open.sort_unstable();
+        open.dedup();
+        let (mut known, down) = self.look_up(server, &open).await;
+        if down.is_some() {
+            return (resolved, down);
+        }
+        for _ in 0..ATTEMPTS {
+            let plans = self.decide_all(&mut open, &known, &mut resolved);
+            if plans.is_empty() {
+                return (resolved, None);
+            }
+            let changed = match write(server, plans, &mut known).await {
+                Ok(changed) => changed,
+                Err(down) => return (resolved, Some(down)),
+            };
+            // Somebody else was quicker: what the server holds now decides.
+            let again: Vec<Named> = open
+                .iter()
+                .filter(|name| changed.contains(&name.device))
+                .cloned()
+                .collect();
+            let (fresh, down) = self.look_up(server, &again).await;
+            if down.is_some() {
+                return (resolved, down);
+            }
+            known.extend(fresh);
+        }
+        let text = "Device: it changes on the server again and again while it is linked";
+        resolved.extend(
+            open.into_iter()
+                .map(|name| (name, Resolved::Waiting(stuck(text.to_owned())))),
+        );
+        (resolved, None)
+    }
+
+    /// Takes what can be decided out of `open`, and plans one write per device for the rest.
+    fn decide_all(
+        &self,
+        open: &mut Vec<Named>,
+        known: &Known,
+        resolved: &mut HashMap<Named, Resolved>,
+    ) -> Vec<Plan> {
+        let mut plans: Vec<Plan> = Vec::new();
+        open.retain(|name| match self.decide(name, known) {
+            Decision::Is(result) => {
+                resolved.insert(name.clone(), result);
+                false
+            }
+            Decision::Needs(plan) => {
+                // Others of the same device see what became of it in the next round.
+                if plans.iter().all(|planned| planned.name != plan.name) {
+                    plans.push(*plan);
+                }
+                true
+            }
+        });
+        plans
+    }
+
+    /// One search per device, encounter and (in `create`) patient, all in one batch.
+    async fn look_up(&mut self, server: &mut Server, open: &[Named]) -> (Known, Option<Down>) {
+        let now = clock::monotonic_us();
+        self.absent.retain(|_, until| *until > now);
+        let mut wanted: Vec<Key> = Vec::new();
+        for name in open {
+            wanted.push((Kind::Device, Arc::clone(&name.device)));
+            let encounter = name.encounter.iter().map(|id| (Kind::Encounter, Arc::clone(id)));
+            wanted.extend(encounter);
+            if self.resolution == Resolution::Create {
+                wanted.extend(name.patient.iter().map(|id| (Kind::Patient, Arc::clone(id))));
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut known = Known::new();
+        wanted.retain(|key| {
+            let absent = self.absent.contains_key(key);
+            if absent {
+                known.insert(key.clone(), Found::None);
+            }
+            !absent
+        });
+        let entries: Vec<Entry> = wanted
+            .iter()
+            .map(|(kind, id)| {
+                let system = self.system_of(*kind).map(|system| format!("{}|", escape(system)));
+                let token = format!("{}{}", system.unwrap_or_default(), escape(id));
+                Entry::get(format!("{}?identifier={}", kind.name(), percent_encode(&token)))
+            })
+            .collect();
+        let exchange = server.send(&entries).await;
+        for (key, answer) in wanted.into_iter().zip(exchange.answers) {
+            let Some(answer) = answer else { continue };
+            if answer.is_passing() {
+                continue;
+            }
+            let found = self.found(&key, answer);
+            if matches!(found, Found::None)
+                && self.resolution != Resolution::Create
+                && self.absent.len() < MOST_ABSENT
+            {
+                self.absent.insert(key.clone(), now + ABSENT_FOR_US);
+            }
+            known.insert(key, found);
+        }
+        (known, exchange.down)
+    }
+
+    fn system_of(&self, kind: Kind) -> Option<&str> {
+        self.device_system.as_deref().filter(|_| kind == Kind::Device)
+    }
+
+    fn found(&self, (kind, id): &Key, answer: Answer) -> Found {
+        if !answer.is_success() {
+            return Found::Failed(stuck(format!(
+                "the search for the {} failed: {}",
+                kind.name(),
+                answer.text()
+            )));
+        }
+        let (resources, _) = hits(answer.resource.unwrap_or_default());
+        let mut exact = resources
+            .into_iter()
+            .filter(|resource| has_identifier(resource, self.system_of(*kind), id));
+        match (exact.next(), exact.next()) {
+            (None, _) => Found::None,
+            (Some(one), None) => Found::One(one),
+            (Some(_), Some(_)) => Found::Many,
+        }
+    }
+
+    fn decide(&self, name: &Named, known: &Known) -> Decision {
+        let waits = |error: ErrorRecord| Decision::Is(Resolved::Waiting(error));
+        let encounter = match self.encounter(name, known) {
+            Ok(encounter) => encounter,
+            Err(error) => return waits(error),
+        };
+        let device = match known.get(&(Kind::Device, Arc::clone(&name.device))) {
+            Some(Found::One(device)) => Some(device),
+            Some(Found::Many) => return waits(many(Kind::Device)),
+            Some(Found::Failed(error)) => return waits(error.clone()),
+            Some(Found::None) | None => None,
+        };
+        let link = device.and_then(link_of);
+        let linked = link.and_then(patient_id);
+        if self.resolution != Resolution::Create {
+            return match (device.and_then(id_of), linked) {
+                (None, _) => waits(missing(Kind::Device)),
+                (Some(_), None) => waits(missing(Kind::Patient)),
+                (Some(device), Some(patient)) => ids(device, patient, encounter),
+            };
+        }
+        let named_patient = match name
+            .patient
+            .as_ref()
+            .map(|id| (id, known.get(&(Kind::Patient, Arc::clone(id)))))
+        {
+            None => None,
+            Some((_, Some(Found::Many))) => return waits(many(Kind::Patient)),
+            Some((_, Some(Found::Failed(error)))) => return waits(error.clone()),
+            Some((_, Some(Found::One(patient)))) => id_of(patient).map(|id| (id.to_owned(), None)),
+            Some((id, _)) => Some((resource_id("", id), Some(Arc::clone(id)))),
+        };
+        match (device, link, linked, named_patient) {
+            // The link that is there counts; a message that names nobody follows it (D24).
+            (Some(device), Some(_), Some(linked), None) => match id_of(device) {
+                Some(device) => ids(device, linked, encounter),
+                None => waits(missing(Kind::Device)),
+            },
+            (Some(device), Some(_), Some(linked), Some((patient, _))) if linked == patient => {
+                match id_of(device) {
+                    Some(device) => ids(device, linked, encounter),
+                    None => waits(missing(Kind::Device)),
+                }
+            }
+            (Some(_), Some(_), _, Some(_)) => waits(ErrorRecord::new(
+                "PatientDeviceMismatchException",
+                "the Device is linked to another patient than the message names: link it anew on the server, or correct \
+                 the message",
+            )),
+            (_, _, _, None) => waits(undefined(Kind::Patient)),
+            (device, None, _, Some((patient, create))) => {
+                let mut device = device.cloned().unwrap_or_else(|| self.new_device(&name.device));
+                let version = version_of(&device);
+                if let Some(device) = device.as_object_mut() {
+                    let link = json!({"reference": format!("Patient/{patient}")});
+                    device.insert("patient".to_owned(), link);
+                }
+                Decision::Needs(Box::new(Plan {
+                    name: Arc::clone(&name.device),
+                    patient: create,
+                    device,
+                    version,
+                }))
+            }
+            (None, Some(_), _, Some(_)) => waits(missing(Kind::Device)),
+        }
+    }
+
+    fn encounter(&self, name: &Named, known: &Known) -> Result<Option<String>, ErrorRecord> {
+        let Some(id) = &name.encounter else {
+            return match self.resolution {
+                Resolution::LookupWithEncounter => Err(undefined(Kind::Encounter)),
+                Resolution::Lookup | Resolution::Create => Ok(None),
+            };
+        };
+        match known.get(&(Kind::Encounter, Arc::clone(id))) {
+            Some(Found::One(encounter)) => Ok(id_of(encounter).map(str::to_owned)),
+            Some(Found::Many) => Err(many(Kind::Encounter)),
+            Some(Found::Failed(error)) => Err(error.clone()),
+            Some(Found::None) | None => Err(missing(Kind::Encounter)),
+        }
+    }
+
+    fn new_device(&self, identifier: &str) -> Value {
+        let system = self.device_system.as_deref();
+        stub("Device", system, identifier)
+    }
+}
+
+/// A resource with its deterministic id and its identifier, nothing else.
+fn stub(resource_type: &str, system: Option<&str>, identifier: &str) -> Value {
+    let mut of = Map::new();
+    if let Some(system) = system {
+        of.insert("system".to_owned(), system.into());
+    }
+    of.insert("value".to_owned(), identifier.into());
+    json!({
+        "resourceType": resource_type,
+        "id": resource_id(system.unwrap_or_default(), identifier),
+        "identifier": [of],
+    })
+}
+
+/// Creates patients, then creates or links devices, and notes in `known` what the server holds now. Gives back the
+/// devices that somebody else changed meanwhile.
+async fn write(server: &mut Server, plans: Vec<Plan>, known: &mut Known) -> Result<Vec<Arc<str>>, Down> {
+    let mut patients: BTreeMap<Key, Write> = BTreeMap::new();
+    for id in plans.iter().filter_map(|plan| plan.patient.as_ref()) {
+        let patient = Write {
+            resource: stub("Patient", None, id),
+            version: None,
+        };
+        patients.insert((Kind::Patient, Arc::clone(id)), patient);
+    }
+    let patients = absent_by_id(server, patients, known).await?;
+    put(server, patients, known).await?;
+    let mut devices: BTreeMap<Key, Write> = BTreeMap::new();
+    for plan in plans {
+        let patient = plan.patient.map(|id| (Kind::Patient, id));
+        let ready = patient.is_none_or(|key| matches!(known.get(&key), Some(Found::One(_))));
+        if !ready {
+            let text = "Patient: it cannot be created; see the server's log";
+            known.insert((Kind::Device, plan.name), Found::Failed(stuck(text.to_owned())));
+            continue;
+        }
+        let device = Write {
+            resource: plan.device,
+            version: plan.version,
+        };
+        devices.insert((Kind::Device, plan.name), device);
+    }
+    let devices = absent_by_id(server, devices, known).await?;
+    put(server, devices, known).await
+}
+
+/// A search may lag behind writes: what it did not find is read by its id before it is created. Gives back what still
+/// has to be written.
+async fn absent_by_id(
+    server: &mut Server,
+    mut writes: BTreeMap<Key, Write>,
+    known: &mut Known,
+) -> Result<BTreeMap<Key, Write>, Down> {
+    let keys: Vec<Key> = writes
+        .iter()
+        .filter(|(_, write)| write.version.is_none())
+        .map(|(key, _)| key.clone())
+        .collect();
+    let reads: Vec<Entry> = keys
+        .iter()
+        .filter_map(|key| writes.get(key))
+        .map(|write| Entry::get(path_of(&write.resource)))
+        .collect();
+    let exchange = server.send(&reads).await;
+    if let Some(down) = exchange.down {
+        return Err(down);
+    }
+    for (key, answer) in keys.into_iter().zip(exchange.answers) {
+        let found = match answer {
+            Some(answer) if answer.is_success() => answer.resource.map(Found::One),
+            Some(answer) if answer.status == 410 => Some(Found::Failed(gone(key.0))),
+            _ => None,
+        };
+        if let Some(found) = found {
+            writes.remove(&key);
+            known.insert(key, found);
+        }
+    }
+    Ok(writes)
+}
+
+async fn put(
+    server: &mut Server,
+    writes: BTreeMap<Key, Write>,
+    known: &mut Known,
+) -> Result<Vec<Arc<str>>, Down> {
+    let entries: Vec<Entry> = writes
+        .values()
+        .map(|write| {
+            Entry::put(
+                path_of(&write.resource),
+                write.resource.clone(),
+                write.version.clone(),
+            )
+        })
+        .collect();
+    let exchange = server.send(&entries).await;
+    let mut changed = Vec::new();
+    for ((key, write), answer) in writes.into_iter().zip(exchange.answers) {
+        let Some(answer) = answer else { continue };
+        if answer.is_success() {
+            known.insert(key, Found::One(write.resource));
+        } else if matches!(answer.status, 409 | 412) {
+            changed.push(key.1);
+        } else if !answer.is_passing() {
+            let text = format!(
+                "{}: it cannot be created or linked: {}",
+                key.0.name(),
+                answer.text()
+            );
+            known.insert(key, Found::Failed(stuck(text)));
+        }
+    }
+    match exchange.down {
+        Some(down) => Err(down),
+        None => Ok(changed),
+    }
+}
+
+fn path_of(resource: &Value) -> String {
+    let kind = resource
+        .get("resourceType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    format!("{kind}/{}", id_of(resource).unwrap_or_default())
+}
+
+fn id_of(resource: &Value) -> Option<&str> {
+    resource
+        .get("id")
+        .and_then(Value::as_str)
+        .filter(|id| !id.is_empty())
+}
+
+fn link_of(device: &Value) -> Option<&str> {
+    device.get("patient")?.get("reference")?.as_str()
+}
+
+/// The id of a relative reference to a Patient; other references count as missing, as in the reference.
+fn patient_id(reference: &str) -> Option<&str> {
+    let id = reference.strip_prefix("Patient/")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.~#".contains(c);
+    (!id.is_empty() && id.chars().all(plain)).then_some(id)
+}
+
+fn ids(device: &str, patient: &str, encounter: Option<String>) -> Decision {
+    Decision::Is(Resolved::Ids(ResourceIds {
+        patient: patient.to_owned(),
+        device: device.to_owned(),
+        encounter,
+    }))
+}
+
+/// Escapes what separates values in a search (FHIR R4, 3.1.1.4.1.1).
+pub fn escape(token: &str) -> String {
+    let mut escaped = String::with_capacity(token.len());
+    for c in token.chars() {
+        if matches!(c, '\\' | ',' | '|' | '$') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+fn missing(kind: Kind) -> ErrorRecord {
+    let (older, text) = match kind {
+        Kind::Device => (
+            "DeviceNotFoundException",
+            "Device: none has the identifier that the message names; register it on the server, or check \
+             device_identifier_system and the deviceIdExpression",
+        ),
+        Kind::Patient => (
+            "PatientNotFoundException",
+            "Patient: the Device has no link of the form Patient/<id>; link it on the server",
+        ),
+        Kind::Encounter => (
+            "EncounterNotFoundException",
+            "Encounter: none has the identifier that the message names; register it on the server, or check the \
+             encounterIdExpression",
+        ),
+    };
+    let mut error = ErrorRecord::new("FhirResourceNotFoundException", text);
+    error.older_name = Some(older.to_owned());
+    error
+}
+
+fn many(kind: Kind) -> ErrorRecord {
+    ErrorRecord::new(
+        "MultipleResourceFoundException",
+        format!(
+            "{}: several on the server have the same identifier; make identifiers unique",
+            kind.name()
+        ),
+    )
+}
+
+fn undefined(kind: Kind) -> ErrorRecord {
+    let text = match kind {
+        Kind::Encounter => {
+            "Encounter: the message names none, and this destination asks for one (lookup-with-encounter); send it and set \
+             encounterIdExpression"
+        }
+        Kind::Device | Kind::Patient => {
+            "Patient: the message names none and the Device has no link; send it and set patientIdExpression, or link the \
+             Device on the server"
+        }
+    };
+    let mut error = ErrorRecord::new("ResourceIdentityNotDefinedException", text);
+    // A link on the server, or an association, repairs it without the device.
+    error.retry = true;
+    error
+}
+
+fn gone(kind: Kind) -> ErrorRecord {
+    let mut error = missing(kind);
+    error.text = format!(
+        "{}: it was deleted on the server on purpose and is not created again; restore it there",
+        kind.name()
+    );
+    error
+}

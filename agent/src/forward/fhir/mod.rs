@@ -1,0 +1,319 @@
+//! A FHIR R4 server as a destination: readings become Observations there, each exactly once, of the right patient.
+//!
+//! A batch goes through four steps: who the readings belong to ([`identity`]), which Observations they become (the
+//! mapping engine), what the server holds of them and what has to be written ([`save`]), and how that is packed into
+//! requests ([`server`]). Every reading gets its fate; a failing entry never stops another.
+
+mod answer;
+mod identity;
+mod recent;
+mod save;
+mod sent_memory;
+mod server;
+
+use super::auth::{AuthError, Authorizer};
+use super::http::Http;
+use super::{Delivery, Fate, Group, GroupReading, Link};
+use crate::config::{ClockTrust, FhirConfig, IdentityConfig};
+use crate::packs::Pack;
+use crate::telemetry::errors::ErrorRecord;
+use identity::{Named, Resolved, Resolver};
+use iomt_mapping::ErrorKind;
+use iomt_mapping::fhir::{
+    BuildOptions, FhirMapping, IdentityForm, ObservationGroup, Reading, ReadingOutcome, ResourceIds,
+};
+use save::{Item, Outcome, Saver};
+use server::Server;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What earlier deliveries have left in the store for later readings of the same period.
+pub trait SentPeriods {
+    /// The stored memories of these Observations, by their id; those that there is none of are absent.
+    fn read(&self, observations: &[String]) -> impl Future<Output = HashMap<String, Vec<u8>>>;
+}
+
+impl SentPeriods for HashMap<String, Vec<u8>> {
+    async fn read(&self, observations: &[String]) -> HashMap<String, Vec<u8>> {
+        observations
+            .iter()
+            .filter_map(|id| Some((id.clone(), self.get(id)?.clone())))
+            .collect()
+    }
+}
+
+/// A FHIR server.
+pub struct FhirDestination {
+    server: Server,
+    resolver: Resolver,
+    saver: Saver,
+    identity_form: IdentityForm,
+}
+
+/// Readings that are built together: those of one mapping, type, resources and correlation id.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct BucketKey {
+    mapping: usize,
+    type_name: Arc<str>,
+    patient: String,
+    device: String,
+    encounter: Option<String>,
+    correlation: Option<Arc<str>>,
+}
+
+struct Bucket {
+    mapping: Arc<FhirMapping>,
+    ids: ResourceIds,
+    /// Group and reading in the batch.
+    places: Vec<(usize, usize)>,
+}
+
+impl FhirDestination {
+    /// A destination; `http` reaches the server, `direct` the managed identity of Azure, which no proxy serves.
+    ///
+    /// # Errors
+    /// When address or authentication cannot be what the configuration says.
+    pub fn new(
+        config: &FhirConfig,
+        trust: ClockTrust,
+        http: Http,
+        direct: Http,
+    ) -> Result<FhirDestination, ErrorRecord> {
+        let authorizer =
+            Authorizer::new(&config.auth, &config.url, http.clone(), direct).map_err(|error| {
+                let name = match error {
+                    AuthError::NoManagedIdentity(_) => "ManagedIdentityCredentialNotFound",
+                    _ => "InvalidFhirServiceException",
+                };
+                ErrorRecord::new(name, error.text())
+            })?;
+        Ok(FhirDestination {
+            server: Server::new(&config.url, http, authorizer, trust),
+            resolver: Resolver::new(config.resolution, config.device_identifier_system.clone()),
+            saver: Saver::default(),
+            identity_form: match config.identity {
+                IdentityConfig::Agent => IdentityForm::Agent,
+                IdentityConfig::Medtech => IdentityForm::Medtech,
+            },
+        })
+    }
+
+    /// Delivers the groups as far as the server lets us; every reading gets its fate.
+    pub async fn deliver(&mut self, groups: Vec<Group>, sent: &impl SentPeriods) -> Delivery {
+        let mut delivery = Delivery {
+            fates: groups
+                .iter()
+                .map(|group| vec![Fate::Retry; group.readings.len()])
+                .collect(),
+            sent_periods: Vec::new(),
+            link: Link::Up,
+            written: 0,
+        };
+        let mappings: Vec<Option<Arc<FhirMapping>>> =
+            groups.iter().map(|group| mapping_of(&group.pack)).collect();
+        let mut named: Vec<Option<Named>> = Vec::with_capacity(groups.len());
+        for ((group, mapping), fates) in groups.iter().zip(&mappings).zip(&mut delivery.fates) {
+            let known = mapping
+                .as_ref()
+                .is_some_and(|m| m.template(&group.key.type_name).is_some());
+            if !known {
+                fates.fill(Fate::Dead(no_template(group)));
+            }
+            named.push(known.then(|| name_of(group)));
+        }
+        let wanted: Vec<Named> = named.iter().flatten().cloned().collect();
+        let (resolved, down) = self.resolver.resolve(&mut self.server, &wanted).await;
+        let mut buckets: Vec<(BucketKey, Bucket)> = Vec::new();
+        let mut index: HashMap<BucketKey, usize> = HashMap::new();
+        for (number, ((group, mapping), named)) in groups.iter().zip(&mappings).zip(&named).enumerate() {
+            let (Some(mapping), Some(named)) = (mapping, named) else {
+                continue;
+            };
+            match resolved.get(named) {
+                None => {}
+                Some(Resolved::Waiting(error)) => {
+                    if let Some(fates) = delivery.fates.get_mut(number) {
+                        fates.fill(Fate::Waiting(error.clone()));
+                    }
+                }
+                Some(Resolved::Ids(ids)) => {
+                    let key = BucketKey {
+                        mapping: Arc::as_ptr(mapping).addr(),
+                        type_name: Arc::clone(&group.key.type_name),
+                        patient: ids.patient.clone(),
+                        device: ids.device.clone(),
+                        encounter: ids.encounter.clone(),
+                        correlation: group.key.correlation.clone(),
+                    };
+                    let at = *index.entry(key.clone()).or_insert_with(|| {
+                        buckets.push((
+                            key,
+                            Bucket {
+                                mapping: Arc::clone(mapping),
+                                ids: ids.clone(),
+                                places: Vec::new(),
+                            },
+                        ));
+                        buckets.len() - 1
+                    });
+                    if let Some((_, bucket)) = buckets.get_mut(at) {
+                        bucket
+                            .places
+                            .extend((0..group.readings.len()).map(|reading| (number, reading)));
+                    }
+                }
+            }
+        }
+        if let Some(down) = down {
+            delivery.link = down.link();
+            return delivery;
+        }
+        let mut items = Vec::new();
+        for (key, bucket) in buckets {
+            self.items_of(&key, bucket, &groups, &mut items, &mut delivery.fates);
+        }
+        let saved = self.saver.save(&mut self.server, items, sent).await;
+        for (item, outcome) in saved.outcomes {
+            give_fates(&item, &outcome, &mut delivery.fates);
+        }
+        delivery.sent_periods = saved.sent_periods;
+        delivery.written = saved.written;
+        if let Some(down) = saved.down {
+            delivery.link = down.link();
+        }
+        delivery
+    }
+
+    /// Splits a bucket into Observations.
+    fn items_of(
+        &self,
+        key: &BucketKey,
+        mut bucket: Bucket,
+        groups: &[Group],
+        items: &mut Vec<Item>,
+        fates: &mut [Vec<Fate>],
+    ) {
+        bucket.places.sort_by_key(|place| {
+            reading_at(groups, *place).map(|reading| (reading.position, reading.match_number))
+        });
+        let readings: Vec<&GroupReading> = bucket
+            .places
+            .iter()
+            .filter_map(|place| reading_at(groups, *place))
+            .collect();
+        let input: Vec<Reading> = readings
+            .iter()
+            .map(|reading| Reading {
+                measurement: reading.measurement.as_ref().clone(),
+                ingestion: i64::try_from(reading.position).unwrap_or(i64::MAX),
+            })
+            .collect();
+        let Some(template) = bucket.mapping.template(&key.type_name) else {
+            return;
+        };
+        let places: Arc<[(usize, usize)]> = bucket.places.into();
+        match template.observation_groups(&input) {
+            Ok(observations) => items.extend(observations.into_iter().map(|group| {
+                let options = BuildOptions {
+                    issued: issued(&group, &readings),
+                    identity_form: self.identity_form,
+                    ..BuildOptions::default()
+                };
+                Item::new(
+                    Arc::clone(&bucket.mapping),
+                    Arc::clone(&key.type_name),
+                    group,
+                    bucket.ids.clone(),
+                    options,
+                    Arc::clone(&places),
+                )
+            })),
+            Err(error) => {
+                let error = ErrorRecord::new(error.kind.name(), error.text);
+                for place in places.iter() {
+                    set(fates, *place, Fate::Dead(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn mapping_of(pack: &Pack) -> Option<Arc<FhirMapping>> {
+    pack.fhir.clone()
+}
+
+fn name_of(group: &Group) -> Named {
+    let not_blank = |id: &Option<Arc<str>>| id.clone().filter(|id| !id.trim().is_empty());
+    Named {
+        device: Arc::clone(&group.key.device),
+        patient: not_blank(&group.key.patient),
+        encounter: not_blank(&group.key.encounter),
+    }
+}
+
+fn no_template(group: &Group) -> ErrorRecord {
+    ErrorRecord::new(
+        "TemplateNotFoundException",
+        format!(
+            "pack {} has no FHIR template with typeName {}: add one, the same in both mappings",
+            group.key.pack, group.key.type_name
+        ),
+    )
+}
+
+fn reading_at(groups: &[Group], (group, reading): (usize, usize)) -> Option<&GroupReading> {
+    groups.get(group)?.readings.get(reading)
+}
+
+/// When the newest reading was committed, so that building the Observation again gives the same; unknown while that
+/// stamp cannot be trusted.
+fn issued(group: &ObservationGroup, readings: &[&GroupReading]) -> Option<iomt_mapping::Timestamp> {
+    let newest = group
+        .readings
+        .iter()
+        .filter_map(|account| readings.get(account.reading))
+        .max_by_key(|reading| (reading.position, reading.match_number))?;
+    newest.received.trusted.then_some(newest.received.wall)
+}
+
+fn set(fates: &mut [Vec<Fate>], (group, reading): (usize, usize), fate: Fate) {
+    if let Some(slot) = fates.get_mut(group).and_then(|group| group.get_mut(reading)) {
+        *slot = fate;
+    }
+}
+
+fn give_fates(item: &Item, outcome: &Outcome, fates: &mut [Vec<Fate>]) {
+    for account in &item.group.readings {
+        let Some(place) = item.places.get(account.reading) else {
+            continue;
+        };
+        let fate = match (account.outcome, outcome) {
+            (ReadingOutcome::Refused(kind), _) => Fate::Dead(refused_value(kind)),
+            (_, Outcome::Dead(error)) => Fate::Dead(error.clone()),
+            (_, Outcome::Waiting(error)) => Fate::Waiting(error.clone()),
+            (_, Outcome::Retry) => Fate::Retry,
+            (ReadingOutcome::Superseded, Outcome::Confirmed { .. }) => Fate::Superseded,
+            (ReadingOutcome::TookPart, Outcome::Confirmed { superseded }) => {
+                if superseded.contains(&account.reading) {
+                    Fate::Superseded
+                } else {
+                    Fate::Delivered
+                }
+            }
+        };
+        set(fates, *place, fate);
+    }
+}
+
+fn refused_value(kind: ErrorKind) -> ErrorRecord {
+    ErrorRecord::new(
+        kind.name(),
+        "the value of the reading cannot become what the FHIR mapping asks for: a Quantity or SampledData needs a decimal \
+         such as 36.5",
+    )
+}
+
+#[cfg(test)]
+mod double;
+#[cfg(test)]
+mod tests;

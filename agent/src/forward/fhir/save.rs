@@ -1,0 +1,512 @@
+//! Writes Observations: read, create or merge, write, and again where somebody else was quicker.
+//!
+//! Invariants:
+//! 1. An Observation that may exist is read before it is written for the first time (rule D22: servers that ignore
+//!    `If-None-Match` are common), by its id, which never lags, and by its identifier, which finds ids of others.
+//! 2. Nothing is written over a known Observation but under the version that was read.
+//! 3. What would not change is not written, and counts as delivered.
+//! 4. What was deleted, cancelled or marked as an error on the server is not written again.
+//! 5. Two groups of one Observation are saved one after the other; the second sees the first.
+
+use super::answer::{Answer, deleted, has_identifier, hits, refused, stuck, version_of};
+use super::identity::escape;
+use super::recent::{Recent, Stored};
+use super::server::{Down, Entry, Server};
+use super::{SentPeriods, sent_memory};
+use crate::forward::SentPeriod;
+use crate::forward::http::percent_encode;
+use crate::telemetry::errors::ErrorRecord;
+use iomt_mapping::fhir::{
+    BuildError, BuildOptions, FhirMapping, FhirTemplate, Identity, Merge, ObservationGroup, Period,
+    ResourceIds, SERVICE_SYSTEM, SentMemory, identity,
+};
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Identifiers in one search.
+const SEARCHED_AT_ONCE: usize = 20;
+/// Pages of one search that are followed.
+const MOST_PAGES: usize = 10;
+/// How often an Observation is read again because it changed meanwhile, before it waits.
+const MOST_CONFLICTS: u8 = 4;
+
+/// A group on its way to its Observation.
+pub struct Item {
+    /// The mapping that it is built with.
+    pub mapping: Arc<FhirMapping>,
+    /// Measurement type as received.
+    pub type_name: Arc<str>,
+    /// The readings.
+    pub group: ObservationGroup,
+    /// What it refers to.
+    pub ids: ResourceIds,
+    /// How it is built.
+    pub options: BuildOptions,
+    /// Group and reading in the batch, for each reading index of `group`.
+    pub places: Arc<[(usize, usize)]>,
+    identity: Identity,
+    conflicts: u8,
+}
+
+impl Item {
+    /// An item; its identity follows from the rest.
+    pub fn new(
+        mapping: Arc<FhirMapping>,
+        type_name: Arc<str>,
+        group: ObservationGroup,
+        ids: ResourceIds,
+        options: BuildOptions,
+        places: Arc<[(usize, usize)]>,
+    ) -> Item {
+        let identity = identity_of(&group, &ids, &type_name, &options);
+        Item {
+            mapping,
+            type_name,
+            group,
+            ids,
+            options,
+            places,
+            identity,
+            conflicts: 0,
+        }
+    }
+
+    fn template(&self) -> Option<&FhirTemplate> {
+        self.mapping.template(&self.type_name)
+    }
+
+    fn has_period(&self) -> bool {
+        self.template()
+            .is_some_and(|template| template.period() != Period::Single)
+    }
+}
+
+fn identity_of(
+    group: &ObservationGroup,
+    ids: &ResourceIds,
+    type_name: &str,
+    options: &BuildOptions,
+) -> Identity {
+    identity(
+        &ids.patient,
+        &ids.device,
+        type_name,
+        &group.id_segment,
+        options.identity_form,
+    )
+}
+
+/// What became of an item.
+pub enum Outcome {
+    /// The server holds it; these readings are not in it, because newer ones are.
+    Confirmed {
+        /// Reading indexes.
+        superseded: Vec<usize>,
+    },
+    /// Never.
+    Dead(ErrorRecord),
+    /// Somebody or something else first.
+    Waiting(ErrorRecord),
+    /// Not confirmed.
+    Retry,
+}
+
+/// What became of all items.
+#[derive(Default)]
+pub struct Saved {
+    /// Each item once.
+    pub outcomes: Vec<(Item, Outcome)>,
+    /// To be stored with the confirmation.
+    pub sent_periods: Vec<SentPeriod>,
+    /// Observations created or updated.
+    pub written: u64,
+    /// Why the server cannot be used any more.
+    pub down: Option<Down>,
+}
+
+/// What is known of an Observation before it is built.
+enum Known {
+    Absent,
+    Stored(Stored),
+    Cannot(Outcome),
+}
+
+/// A built Observation that is to be written.
+struct Draft {
+    item: Item,
+    entry: Entry,
+    memory: SentMemory,
+    superseded: Vec<usize>,
+}
+
+enum Built {
+    Write(Box<Draft>),
+    Settled(Item, Outcome),
+    /// It belongs to another Observation (rules D19 and D25).
+    Elsewhere(Item),
+}
+
+/// Saves Observations, and remembers the last ones.
+#[derive(Default)]
+pub struct Saver {
+    recent: Recent,
+}
+
+impl Saver {
+    /// Saves all items as far as the server lets us.
+    pub async fn save(&mut self, server: &mut Server, items: Vec<Item>, sent: &impl SentPeriods) -> Saved {
+        let mut saved = Saved::default();
+        let mut open = items;
+        while !open.is_empty() {
+            let mut taken: HashSet<String> = HashSet::new();
+            let (now, mut later): (Vec<Item>, Vec<Item>) = open
+                .into_iter()
+                .partition(|item| taken.insert(item.identity.id.clone()));
+            let known = self.read(server, &now, sent, &mut saved).await;
+            let mut drafts: Vec<Draft> = Vec::new();
+            for (item, known) in now.into_iter().zip(known) {
+                match self.build(item, known, &mut saved) {
+                    Built::Write(draft) => drafts.push(*draft),
+                    Built::Settled(item, outcome) => saved.outcomes.push((item, outcome)),
+                    Built::Elsewhere(item) => later.push(item),
+                }
+            }
+            if saved.down.is_none() {
+                later.extend(self.write(server, drafts, &mut saved).await);
+            } else {
+                let unsent = drafts.into_iter().map(|draft| (draft.item, Outcome::Retry));
+                saved.outcomes.extend(unsent);
+            }
+            if saved.down.is_some() {
+                saved
+                    .outcomes
+                    .extend(later.into_iter().map(|item| (item, Outcome::Retry)));
+                return saved;
+            }
+            open = later;
+        }
+        saved
+    }
+
+    /// What the server holds of each item (invariant 1).
+    async fn read(
+        &mut self,
+        server: &mut Server,
+        items: &[Item],
+        sent: &impl SentPeriods,
+        saved: &mut Saved,
+    ) -> Vec<Known> {
+        let asked: Vec<&Item> = items
+            .iter()
+            .filter(|item| self.recent.get(&item.identity.id).is_none())
+            .collect();
+        let mut entries: Vec<Entry> = asked
+            .iter()
+            .map(|item| Entry::get(format!("Observation/{}", item.identity.id)))
+            .collect();
+        entries.extend(asked.chunks(SEARCHED_AT_ONCE).map(search));
+        let exchange = server.send(&entries).await;
+        saved.down = exchange.down;
+        let mut answers = exchange.answers.into_iter();
+        let by_id: Vec<Option<Answer>> = answers.by_ref().take(asked.len()).collect();
+        let (by_identifier, unanswered) = self.found(server, answers.collect(), saved).await;
+        let ids: Vec<String> = asked
+            .iter()
+            .filter(|item| item.has_period())
+            .map(|item| item.identity.id.clone())
+            .collect();
+        let memories = if ids.is_empty() || saved.down.is_some() {
+            HashMap::new()
+        } else {
+            sent.read(&ids).await
+        };
+        let mut read: HashMap<&str, Known> = HashMap::new();
+        for (number, (item, answer)) in asked.iter().zip(by_id).enumerate() {
+            let known = match answer {
+                Some(answer) if !unanswered.contains(&(number / SEARCHED_AT_ONCE)) => {
+                    let memory = memories
+                        .get(&item.identity.id)
+                        .and_then(|bytes| sent_memory::decode(bytes));
+                    judge(item, answer, &by_identifier, memory, saved)
+                }
+                _ => Known::Cannot(Outcome::Retry),
+            };
+            read.insert(&item.identity.id, known);
+        }
+        items
+            .iter()
+            .map(|item| match self.recent.get(&item.identity.id) {
+                Some(stored) => Known::Stored(stored.clone()),
+                None => read
+                    .remove(item.identity.id.as_str())
+                    .unwrap_or(Known::Cannot(Outcome::Retry)),
+            })
+            .collect()
+    }
+
+    /// Resources of the searches, all pages, and the numbers of the searches without an answer.
+    async fn found(
+        &self,
+        server: &mut Server,
+        searches: Vec<Option<Answer>>,
+        saved: &mut Saved,
+    ) -> (Vec<Value>, HashSet<usize>) {
+        let mut found = Vec::new();
+        let mut unanswered = HashSet::new();
+        for (number, answer) in searches.into_iter().enumerate() {
+            let Some(answer) = answer else {
+                unanswered.insert(number);
+                continue;
+            };
+            // A server that cannot search still answers by id, and the ids are ours.
+            let Some(bundle) = answer.resource.filter(|_| (200..300).contains(&answer.status)) else {
+                continue;
+            };
+            let (mut resources, mut next) = hits(bundle);
+            found.append(&mut resources);
+            for _ in 0..MOST_PAGES {
+                let Some(url) = next.take() else { break };
+                match server.page(&url).await {
+                    Ok(Some(bundle)) => {
+                        let (mut resources, following) = hits(bundle);
+                        found.append(&mut resources);
+                        next = following;
+                    }
+                    Ok(None) => {}
+                    Err(down) => {
+                        unanswered.insert(number);
+                        saved.down = Some(down);
+                    }
+                }
+            }
+        }
+        (found, unanswered)
+    }
+
+    fn build(&mut self, mut item: Item, known: Known, saved: &mut Saved) -> Built {
+        let Some(template) = item.template() else {
+            let text = "no FHIR template has this type";
+            let error = ErrorRecord::new("TemplateNotFoundException", text);
+            return Built::Settled(item, Outcome::Dead(error));
+        };
+        let stored = match known {
+            Known::Cannot(outcome) => return Built::Settled(item, outcome),
+            Known::Absent => {
+                let built = template.create(&item.group, &item.ids, &item.type_name, &item.options);
+                return match built {
+                    Ok(built) => Built::Write(Box::new(Draft {
+                        entry: Entry::put(format!("Observation/{}", built.identity.id), built.resource, None),
+                        memory: built.memory,
+                        superseded: Vec::new(),
+                        item,
+                    })),
+                    Err(error) => Built::Settled(item, Outcome::Dead(record_of(&error))),
+                };
+            }
+            Known::Stored(stored) => stored,
+        };
+        let merged = template.merge(
+            &item.group,
+            &stored.resource,
+            &item.ids,
+            &item.options,
+            stored.memory.as_ref(),
+        );
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(error) => return Built::Settled(item, Outcome::Dead(record_of(&error))),
+        };
+        match merged.merge {
+            Merge::Unchanged => {
+                let news = stored.memory.as_ref() != Some(&merged.memory);
+                self.confirm(
+                    &item,
+                    Stored {
+                        memory: Some(merged.memory),
+                        ..stored
+                    },
+                    news,
+                    saved,
+                );
+                Built::Settled(
+                    item,
+                    Outcome::Confirmed {
+                        superseded: merged.superseded,
+                    },
+                )
+            }
+            Merge::Changed(resource) => {
+                let id = resource
+                    .get("id")
+                    .and_then(Value::as_str)
+                    .unwrap_or(&item.identity.id);
+                Built::Write(Box::new(Draft {
+                    entry: Entry::put(format!("Observation/{id}"), resource, stored.version),
+                    memory: merged.memory,
+                    superseded: merged.superseded,
+                    item,
+                }))
+            }
+            Merge::NewObservation { id_segment } => {
+                item.group = item.group.with_segment(id_segment);
+                item.identity = identity_of(&item.group, &item.ids, &item.type_name, &item.options);
+                Built::Elsewhere(item)
+            }
+        }
+    }
+
+    /// Writes the drafts; gives back the items that have to be read again.
+    async fn write(&mut self, server: &mut Server, drafts: Vec<Draft>, saved: &mut Saved) -> Vec<Item> {
+        let (entries, drafts): (Vec<Entry>, Vec<_>) = drafts
+            .into_iter()
+            .map(|draft| (draft.entry, (draft.item, draft.memory, draft.superseded)))
+            .unzip();
+        let exchange = server.send(&entries).await;
+        saved.down = exchange.down;
+        let mut again = Vec::new();
+        for (((mut item, memory, superseded), entry), answer) in
+            drafts.into_iter().zip(entries).zip(exchange.answers)
+        {
+            let Some(answer) = answer else {
+                // It may have been carried out: what was known is not certain any more.
+                self.recent.remove(&item.identity.id);
+                saved.outcomes.push((item, Outcome::Retry));
+                continue;
+            };
+            if answer.is_success() {
+                saved.written += 1;
+                let stored = Stored {
+                    version: answer.version,
+                    resource: entry.resource.unwrap_or_default(),
+                    memory: Some(memory),
+                };
+                self.confirm(&item, stored, true, saved);
+                saved.outcomes.push((item, Outcome::Confirmed { superseded }));
+                continue;
+            }
+            self.recent.remove(&item.identity.id);
+            let lost = answer.status == 404 && entry.if_match.is_some();
+            if matches!(answer.status, 409 | 412) || lost {
+                item.conflicts += 1;
+                if item.conflicts < MOST_CONFLICTS {
+                    again.push(item);
+                    continue;
+                }
+            }
+            let outcome = failure(&answer, saved);
+            saved.outcomes.push((item, outcome));
+        }
+        again
+    }
+
+    fn confirm(&mut self, item: &Item, stored: Stored, news: bool, saved: &mut Saved) {
+        let memory = stored
+            .memory
+            .as_ref()
+            .filter(|memory| news && item.has_period() && !memory.is_empty());
+        if let Some(memory) = memory {
+            saved.sent_periods.push(SentPeriod {
+                observation: item.identity.id.clone(),
+                memory: sent_memory::encode(stored.version.as_deref(), memory),
+                expires: sent_memory::expires(item.group.boundary_end),
+            });
+        }
+        self.recent.insert(item.identity.id.clone(), stored);
+    }
+}
+
+fn record_of(error: &BuildError) -> ErrorRecord {
+    ErrorRecord::new(error.kind.name(), error.text.clone())
+}
+
+fn search(items: &[&Item]) -> Entry {
+    let tokens: Vec<String> = items
+        .iter()
+        .map(|item| format!("{SERVICE_SYSTEM}|{}", escape(&item.identity.value)))
+        .collect();
+    Entry::get(format!(
+        "Observation?identifier={}&_count=100",
+        percent_encode(&tokens.join(","))
+    ))
+}
+
+/// What the two ways to ask have found of an item.
+fn judge(
+    item: &Item,
+    answer: Answer,
+    by_identifier: &[Value],
+    memory: Option<SentMemory>,
+    saved: &mut Saved,
+) -> Known {
+    let mut version = None;
+    let mut held: Vec<Value> = Vec::new();
+    match answer.status {
+        200..300 => {
+            version = answer.version;
+            held.extend(answer.resource);
+        }
+        404 => {}
+        410 => return Known::Cannot(Outcome::Dead(deleted("deleted"))),
+        _ => return Known::Cannot(failure(&answer, saved)),
+    }
+    for resource in by_identifier {
+        let known = held.iter().any(|other| other.get("id") == resource.get("id"));
+        if !known && has_identifier(resource, Some(SERVICE_SYSTEM), &item.identity.value) {
+            held.push(resource.clone());
+        }
+    }
+    if held.len() > 1 {
+        return Known::Cannot(Outcome::Waiting(ErrorRecord::new(
+            "MultipleResourceFoundException",
+            "Observation: several on the server have the same identifier; remove all but one",
+        )));
+    }
+    let Some(resource) = held.pop() else {
+        return Known::Absent;
+    };
+    match resource.get("status").and_then(Value::as_str) {
+        Some("entered-in-error") => {
+            return Known::Cannot(Outcome::Dead(deleted("marked as entered in error")));
+        }
+        Some("cancelled") => return Known::Cannot(Outcome::Dead(deleted("cancelled"))),
+        _ => {}
+    }
+    Known::Stored(Stored {
+        version: version.or_else(|| version_of(&resource)),
+        resource,
+        memory,
+    })
+}
+
+/// What an answer that is no success means for its Observation.
+fn failure(answer: &Answer, saved: &mut Saved) -> Outcome {
+    match answer.status {
+        _ if answer.is_passing() => Outcome::Retry,
+        401 | 403 => {
+            saved.down.get_or_insert_with(|| {
+                Down::new(
+                    "UnauthorizedAccessFhirServiceException",
+                    format!(
+                        "the server does not allow us to read or write Observations ({}): grant it",
+                        answer.text()
+                    ),
+                )
+            });
+            Outcome::Retry
+        }
+        410 => Outcome::Dead(deleted("deleted")),
+        400 | 404 | 422 if answer.says("not-found") || answer.status == 404 => Outcome::Waiting(stuck(format!(
+            "the server does not find what the Observation refers to (Patient, Device, Encounter): {}",
+            answer.text()
+        ))),
+        400 | 413 | 422 => Outcome::Dead(refused(answer)),
+        409 | 412 => Outcome::Waiting(stuck(
+            "the Observation changes on the server again and again while it is written".to_owned(),
+        )),
+        405 => Outcome::Waiting(stuck(
+            "the server does not let clients choose the id of an Observation (update as create): allow it there".to_owned(),
+        )),
+        _ => Outcome::Waiting(stuck(format!("the server cannot write this Observation: {}", answer.text()))),
+    }
+}
