@@ -46,8 +46,10 @@ pub struct SourceStatus {
     pub stale_acknowledgements: Counter,
     /// Bytes of a serial line that were no frame.
     pub garbage: Counter,
-    /// Frames of a serial line.
+    /// Readings of a serial line.
     pub frames: Counter,
+    /// Frames of a serial line that were refused: checksum, length, no JSON.
+    pub refused: Counter,
 }
 
 impl SourceStatus {
