@@ -58,9 +58,14 @@ impl Checked {
         let shown: Vec<String> = self
             .findings
             .iter()
-            .map(|finding| finding.render(&self.file, &self.text))
+            .map(|finding| self.render_one(finding))
             .collect();
         shown.join("\n")
+    }
+
+    /// One finding as a compiler shows it.
+    pub fn render_one(&self, finding: &Finding) -> String {
+        finding.render(&self.file, &self.text)
     }
 
     /// Each finding on one line, for the log.

@@ -1,7 +1,7 @@
 //! The drop-in folder as it is now: which packs there are, and the texts of their files. A file that is as it was is not
 //! read again.
 
-use super::{FileRole, Form, PackFinding};
+use super::{FileRole, Form, Pack, PackFinding, PackText};
 use iomt_mapping::{Finding, Severity};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -27,6 +27,76 @@ pub struct PackFiles {
     pub fhir: Option<FileText>,
     /// Third file.
     pub agent: Option<FileText>,
+}
+
+impl PackFiles {
+    /// The files of the pack `name` in `dir`, read now; absent ones are left out.
+    pub fn read(dir: &Path, name: &str, form: Form) -> PackFiles {
+        let text = |role| {
+            let path = dir.join(form.file_name(name, role));
+            match std::fs::metadata(&path) {
+                Ok(metadata) => Some(read_text(&path, &metadata)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => Some(Err(unreadable(&error))),
+            }
+        };
+        PackFiles {
+            form,
+            device: text(FileRole::Device),
+            fhir: text(FileRole::Fhir),
+            agent: text(FileRole::Agent),
+        }
+    }
+
+    /// Loads them as the pack `name`. There is none when a file is missing or has an error; warnings come beside it.
+    pub fn load(&self, name: &str) -> (Option<Pack>, Vec<PackFinding>) {
+        match self.text(name) {
+            Ok(text) => Pack::load_form(text, self.form),
+            Err(findings) => (None, findings),
+        }
+    }
+
+    /// The texts.
+    ///
+    /// # Errors
+    /// What is missing or cannot be read.
+    pub fn text(&self, name: &str) -> Result<PackText, Vec<PackFinding>> {
+        let mut findings = Vec::new();
+        let mut text = |role: FileRole, file: &Option<FileText>| match file {
+            Some(Ok(text)) => Some(text.to_string()),
+            Some(Err(why)) => {
+                let finding = Finding::error("Unreadable", format!("The file cannot be read: {why}."));
+                findings.push(PackFinding::of_file(self.form.file_name(name, role), finding));
+                None
+            }
+            None => None,
+        };
+        let (device, fhir, agent) = (
+            text(FileRole::Device, &self.device),
+            text(FileRole::Fhir, &self.fhir),
+            text(FileRole::Agent, &self.agent),
+        );
+        if self.device.is_none() {
+            let advice = match self.form {
+                Form::Files => {
+                    format!("Copy {name}.device.json too; the names before the first ending must be equal.")
+                }
+                Form::Folder => "Copy devicecontent.json too.".to_owned(),
+            };
+            let finding = Finding::error("MissingFile", "The pack has no device mapping.").suggest(advice);
+            let file = self.form.file_name(name, FileRole::Device);
+            findings.push(PackFinding::of_file(file, finding));
+        }
+        match device {
+            Some(device) if findings.is_empty() => Ok(PackText {
+                name: name.to_owned(),
+                device,
+                fhir,
+                agent,
+            }),
+            _ => Err(findings),
+        }
+    }
 }
 
 /// The folder at one moment.
@@ -211,7 +281,8 @@ fn visible_name(path: &Path) -> Option<String> {
     (!name.starts_with('.')).then(|| name.to_owned())
 }
 
-fn flat_name(name: &str) -> Option<(&str, FileRole)> {
+/// Name of the pack that a file belongs to by its name, and what it is in it.
+pub fn flat_name(name: &str) -> Option<(&str, FileRole)> {
     let roles = [
         (".device.json", FileRole::Device),
         (".fhir.json", FileRole::Fhir),

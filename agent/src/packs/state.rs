@@ -7,9 +7,8 @@
 //!    the other file, at most [`HOLD_US`].
 //! 4. A folder that cannot be read removes nothing.
 
-use super::folder::{FileText, PackFiles, Snapshot};
-use super::{FileRole, Form, Pack, PackFinding, PackSet, PackText};
-use iomt_mapping::{Finding, Severity};
+use super::folder::{PackFiles, Snapshot};
+use super::{Pack, PackFinding, PackSet, PackText};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -261,15 +260,12 @@ impl Tracked {
                 name: name.to_owned(),
             });
         };
-        let text = match pack_text(name, &files) {
-            Ok(text) => text,
-            Err(findings) => return Some(self.reject(name, findings)),
-        };
-        if self.current.as_ref().is_some_and(|current| *current.text == text) {
+        let text = files.text(name).ok();
+        if text.is_some() && text.as_ref() == self.current.as_ref().map(|current| &*current.text) {
             self.standing = Standing::Taken;
             return None;
         }
-        let (pack, findings) = Pack::load_form(text, files.form);
+        let (pack, findings) = files.load(name);
         let Some(pack) = pack else {
             return Some(self.reject(name, findings));
         };
@@ -320,44 +316,4 @@ fn half_copied(current: &Pack, new: &Pack) -> Option<Vec<String>> {
         .filter(|name| !before.contains(name))
         .collect();
     (!lost.is_empty()).then_some(lost)
-}
-
-fn pack_text(name: &str, files: &PackFiles) -> Result<PackText, Vec<PackFinding>> {
-    let mut findings = Vec::new();
-    let mut text = |role: FileRole, file: &Option<FileText>| match file {
-        Some(Ok(text)) => Some(text.to_string()),
-        Some(Err(why)) => {
-            let finding = Finding::error("Unreadable", format!("The file cannot be read: {why}."));
-            findings.push(PackFinding::of_file(files.form.file_name(name, role), finding));
-            None
-        }
-        None => None,
-    };
-    let (device, fhir, agent) = (
-        text(FileRole::Device, &files.device),
-        text(FileRole::Fhir, &files.fhir),
-        text(FileRole::Agent, &files.agent),
-    );
-    if files.device.is_none() {
-        let finding = Finding::new(Severity::Error, "MissingFile", "The pack has no device mapping.")
-            .suggest(match files.form {
-                Form::Files => {
-                    format!("Copy {name}.device.json too; the names before the first ending must be equal.")
-                }
-                Form::Folder => "Copy devicecontent.json too.".to_owned(),
-            });
-        findings.push(PackFinding::of_file(
-            files.form.file_name(name, FileRole::Device),
-            finding,
-        ));
-    }
-    match device {
-        Some(device) if findings.is_empty() => Ok(PackText {
-            name: name.to_owned(),
-            device,
-            fhir,
-            agent,
-        }),
-        _ => Err(findings),
-    }
 }
