@@ -317,3 +317,5 @@ fn refused_value(kind: ErrorKind) -> ErrorRecord {
 mod double;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const NOON: i64 = 17_900_352_000_000_000;
 
-fn pack(fhir: &Value) -> Arc<Pack> {
+pub(super) fn pack(fhir: &Value) -> Arc<Pack> {
     let text = PackText {
         name: "wearable".to_owned(),
         device: r#"{"templateType": "CollectionContent", "template": []}"#.to_owned(),
@@ -23,13 +23,13 @@ fn pack(fhir: &Value) -> Arc<Pack> {
     Arc::new(pack.unwrap_or_else(|| panic!("{findings:?}")))
 }
 
-fn template(type_name: &str, period: i32, value: Value) -> Value {
+pub(super) fn template(type_name: &str, period: i32, value: Value) -> Value {
     json!({"templateType": "CodeValueFhir", "template": {
         "typeName": type_name, "periodInterval": period,
         "codes": [{"code": type_name, "system": "http://loinc.org"}], "value": value}})
 }
 
-fn quantity(name: &str) -> Value {
+pub(super) fn quantity(name: &str) -> Value {
     json!({"valueType": "Quantity", "valueName": name, "unit": "/min"})
 }
 
@@ -52,14 +52,14 @@ fn device(identifier: &str, patient: &str) -> Value {
 }
 
 /// (minute after noon, value name, text), by position.
-type Values<'a> = &'a [(i64, &'a str, &'a str)];
+pub(super) type Values<'a> = &'a [(i64, &'a str, &'a str)];
 
 fn group(pack: &Arc<Pack>, device: &str, type_name: &str, first: u64, values: Values) -> Group {
     named_group(pack, [Some(device), None, None], type_name, first, values)
 }
 
 /// `[device, patient, encounter]` as the message names them.
-fn named_group(
+pub(super) fn named_group(
     pack: &Arc<Pack>,
     [device, patient, encounter]: [Option<&str>; 3],
     type_name: &str,
@@ -106,18 +106,18 @@ fn named_group(
     }
 }
 
-fn destination(http: &Http, more: &str) -> FhirDestination {
+pub(super) fn destination(http: &Http, more: &str) -> FhirDestination {
     let config: FhirConfig = toml::from_str(&format!("url = \"{BASE}\"\n{more}")).unwrap();
     FhirDestination::new(&config, ClockTrust::Ntp, http.clone(), http.clone()).unwrap()
 }
 
-fn simulate<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn simulate<T>(future: impl Future<Output = T>) -> T {
     clock::simulate(Timestamp::from_ticks(NOON).unwrap(), future)
         .unwrap()
         .0
 }
 
-fn none() -> HashMap<String, Vec<u8>> {
+pub(super) fn none() -> HashMap<String, Vec<u8>> {
     HashMap::new()
 }
 
