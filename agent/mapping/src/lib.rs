@@ -1,6 +1,7 @@
 //! Device and FHIR destination mappings of the MedTech service and of the IoMT FHIR Connector, as a pure library:
 //! no clock, no file, no network, no randomness. The same mapping and message give the same result.
 
+pub mod check;
 pub mod document;
 pub mod error;
 pub mod fhir;
