@@ -413,3 +413,78 @@ fn the_folder_is_followed_in_real_time() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(tokio::task::LocalSet::new().run_until(live_through_a_day(Notice::Kernel)));
 }
+
+/// What can lie in the folder for a pack: good pairs, halves of others, broken files, nothing.
+fn variants() -> Vec<Option<(String, Option<String>)>> {
+    vec![
+        None,
+        Some((device(&["hr"]), Some(fhir(&["hr"])))),
+        Some((device(&["pulse"]), Some(fhir(&["pulse"])))),
+        Some((device(&["pulse"]), Some(fhir(&["hr"])))),
+        Some((device(&["hr"]), None)),
+        Some(("{ \"templateType\":".to_owned(), Some(fhir(&["hr"])))),
+        Some((device(&["hr"]), Some("[".to_owned()))),
+    ]
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    /// Whatever happened before: a minute of quiet later each pack is what the folder holds, or the last good version where
+    /// that is broken, and what is in use never changes to something that the folder did not hold.
+    #[test]
+    fn after_a_minute_of_quiet_the_packs_are_those_of_the_folder(
+        changes in proptest::collection::vec((0_usize..2, 0_usize..7, 0_u64..1_500_000), 1..12)
+    ) {
+        let (variants, names) = (variants(), ["a", "b"]);
+        let mut held: [Option<(String, Option<String>)>; 2] = [None, None];
+        let mut seen: Vec<PackText> = Vec::new();
+        let mut state = PackState::default();
+        let mut now = START;
+        let look = |held: &[Option<(String, Option<String>)>; 2]| {
+            let packs: Vec<_> = held
+                .iter()
+                .zip(names)
+                .filter_map(|(files, name)| files.as_ref().map(|(d, f)| (name, d.as_str(), f.as_deref())))
+                .collect();
+            snapshot(&packs)
+        };
+        let check = |state: &PackState, seen: &[PackText]| {
+            for pack in state.set().packs() {
+                assert!(seen.contains(&pack.text));
+            }
+        };
+        for (pack, variant, pause) in changes {
+            held[pack] = variants[variant].clone();
+            seen.extend(held[pack].iter().map(|(device, fhir)| PackText {
+                name: names[pack].to_owned(),
+                device: device.clone(),
+                fhir: fhir.clone(),
+                agent: None,
+            }));
+            state.observe(&look(&held), now);
+            now += pause;
+            state.observe(&look(&held), now);
+            check(&state, &seen);
+        }
+        let before = state.set();
+        now += HOLD_US + QUIET_US;
+        state.observe(&look(&held), now);
+        check(&state, &seen);
+        for (files, name) in held.iter().zip(names) {
+            let in_use = state.set().pack(name).map(|pack| (pack.text.device.clone(), pack.text.fhir.clone()));
+            let loads = files.as_ref().is_some_and(|(device, fhir)| {
+                let text = PackText { name: name.to_owned(), device: device.clone(), fhir: fhir.clone(), agent: None };
+                Pack::load(text).0.is_some()
+            });
+            if files.is_none() || loads {
+                proptest::prop_assert_eq!(&in_use, files);
+            } else {
+                let kept = before.pack(name).map(|pack| (pack.text.device.clone(), pack.text.fhir.clone()));
+                proptest::prop_assert_eq!(in_use, kept);
+                proptest::prop_assert!(state.problems().iter().any(|problem| problem.name == name));
+            }
+        }
+        proptest::prop_assert_eq!(state.next_due(), None);
+    }
+}
