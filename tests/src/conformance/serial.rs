@@ -4,7 +4,7 @@
 //! names. Members of `expect` must be there with these values; others may be.
 
 use bedside_agent::ingest::serial::drivers::{
-    Description, Direction, Driver, DriverInfo, Now, Output, driver,
+    Description, Direction, DriverInfo, Now, Output, ble_gatt, driver,
 };
 use bedside_agent::ingest::serial::framing::{self, FramingConfig};
 use serde_json::{Map, Value, json};
@@ -183,6 +183,10 @@ fn describe(
     bytes: &[u8],
     expect: &Map<String, Value>,
 ) -> Result<Description, String> {
+    if let (Some(uuid), "ble-gatt") = (expect.get("characteristic").and_then(Value::as_str), protocol) {
+        let uuid = u16::from_str_radix(uuid, 16).map_err(|_| "`characteristic` is no UUID")?;
+        return Ok(Description::of(ble_gatt::decode(uuid, bytes).map(Value::Object)));
+    }
     if protocol != "framings" {
         return Ok((info(protocol, expect)?.describe)(direction, bytes));
     }

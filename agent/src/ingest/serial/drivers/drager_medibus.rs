@@ -260,7 +260,7 @@ fn decode(slow: &[u8]) -> Result<Slow, Reason> {
     let data = part(content, 2, content.len());
     let response = *start == SOH;
     let page = |wanted: u8, width: usize| {
-        (response && *code == wanted && data.len() % (width + 2) == 0)
+        (response && *code == wanted && data.len().is_multiple_of(width + 2))
             .then(|| data.chunks_exact(width + 2).filter_map(item).collect::<Vec<_>>())
     };
     let (measured_cp1, measured_cp2, settings) = (page(PAGE_1, 4), page(PAGE_2, 4), page(0x29, 5));

@@ -24,16 +24,26 @@
 
 pub mod and_pbt;
 pub mod berry_pm6750;
+pub mod bitalino;
+pub mod ble_gatt;
 pub mod body;
+pub mod capnostream;
 pub mod clock;
 pub mod contec_cms50;
+pub mod contour_astm;
 pub mod datex_dri;
 pub mod drager_medibus;
 pub mod healthypi;
+pub mod intellivue_rs232;
+pub mod lifescan_binary;
 pub mod masimo_ascii;
+pub mod nellcor_ascii;
 pub mod nonin;
 pub mod onetouch_ultra2;
+pub mod openbci_cyton;
+pub mod phasein;
 pub mod port;
+pub mod taidoc;
 pub mod zephyr;
 
 pub use crate::ingest::serial::framing::frames::{Description, FrameError, Reason};
@@ -215,4 +225,14 @@ static DRIVERS: &[DriverInfo] = &[
     datex_dri::DRIVER,
     onetouch_ultra2::DRIVER,
     and_pbt::DRIVER,
+    contour_astm::DRIVER,
+    lifescan_binary::DRIVER,
+    taidoc::DRIVER,
+    nellcor_ascii::DRIVER,
+    capnostream::DRIVER,
+    phasein::DRIVER,
+    intellivue_rs232::DRIVER,
+    bitalino::DRIVER,
+    openbci_cyton::DRIVER,
+    ble_gatt::DRIVER,
 ];

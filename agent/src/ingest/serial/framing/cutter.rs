@@ -149,15 +149,12 @@ impl Cutter {
         }
     }
 
-    /// The end of a frame at `mark`, and what to do while there is none.
-    fn until(&self, bytes: &[u8], mark: u8) -> Result<usize, Step<Cut>> {
+    /// The end of a frame at `mark`; else the bytes to drop because it has become too long, or none.
+    fn until(&self, bytes: &[u8], mark: u8) -> Result<usize, Option<usize>> {
         match bytes.iter().position(|b| *b == mark) {
             Some(end) if end <= self.max_bytes + 4 => Ok(end),
-            Some(end) => Err(Step::Refused(end + 1, Reason::TooLong.into())),
-            None if bytes.len() > self.max_bytes + 4 => {
-                Err(Step::Refused(bytes.len(), Reason::TooLong.into()))
-            }
-            None => Err(Step::More),
+            Some(end) => Err(Some(end + 1)),
+            None => Err((bytes.len() > self.max_bytes + 4).then_some(bytes.len())),
         }
     }
 
@@ -209,7 +206,8 @@ impl Cutter {
         let end = match self.until(bytes, 0xC0) {
             Ok(0) => return Step::Quiet(1),
             Ok(end) => end,
-            Err(step) => return step,
+            Err(None) => return Step::More,
+            Err(Some(dropped)) => return Step::Refused(dropped, Reason::TooLong.into()),
         };
         let mut payload = Vec::with_capacity(end);
         let mut rest = part(bytes, 0, end).iter().copied();
@@ -230,7 +228,8 @@ impl Cutter {
         let end = match self.until(bytes, 0x00) {
             Ok(0) => return Step::Quiet(1),
             Ok(end) => end,
-            Err(step) => return step,
+            Err(None) => return Step::More,
+            Err(Some(dropped)) => return Step::Refused(dropped, Reason::TooLong.into()),
         };
         let mut payload = Vec::with_capacity(end);
         let mut rest = part(bytes, 0, end);
@@ -425,24 +424,33 @@ fn modbus(bytes: &[u8]) -> Step<Cut> {
         more |= frame.len() < length;
         if frame.len() == length && u16_le(frame, length - 2) == crc16_modbus(part(frame, 0, length - 2)) {
             let payload = part(frame, 0, length - 2);
-            let mut details = json!({"unit": unit, "function": function & 0x7F});
+            let mut details = Map::new();
+            let mut put = |name: &str, value: Value| details.insert(name.to_owned(), value);
+            put("unit", unit.into());
+            put("function", (function & 0x7F).into());
             if function & 0x80 != 0 {
-                details["exception"] = json!(byte(frame, 2));
+                put("exception", json!(byte(frame, 2)));
             } else if length == 8 && (function != 5 && function != 6) {
-                details["address"] = json!(u16_be(frame, 2));
-                details["count"] = json!(u16_be(frame, 4));
+                put("address", json!(u16_be(frame, 2)));
+                put("count", json!(u16_be(frame, 4)));
             } else if length == 8 {
-                details["address"] = json!(u16_be(frame, 2));
-                details["value"] = json!(u16_be(frame, 4));
+                put("address", json!(u16_be(frame, 2)));
+                put("value", json!(u16_be(frame, 4)));
             } else {
                 let data = part(payload, if function <= 4 { 3 } else { 7 }, payload.len());
-                details["data_hex"] = json!(to_hex(data));
+                put("data_hex", json!(to_hex(data)));
                 if matches!(function, 3 | 4) {
                     let registers: Vec<u16> = data.chunks_exact(2).map(|pair| u16_be(pair, 0)).collect();
-                    details["registers"] = json!(registers);
+                    put("registers", json!(registers));
                 }
             }
-            return Step::Frame(length, Cut::with(payload, details));
+            return Step::Frame(
+                length,
+                Cut {
+                    details,
+                    ..Cut::of(payload)
+                },
+            );
         }
     }
     if more || bytes.len() < 5 {
