@@ -8,6 +8,7 @@
 //! 4. A response is always read to its end, so that the connection can be used again.
 //! 5. The text of an error says what to do and holds no payload and no credential.
 
+use super::endpoint::FixedEndpoint;
 use crate::config::{SecretRef, TlsConfig};
 use crate::message::Payload;
 use crate::worker::Worker;
@@ -131,6 +132,34 @@ impl HttpResponse {
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
+
+    /// How long the server wants to be left alone, at most an hour: `x-ms-retry-after-ms`, or `Retry-After` as seconds or
+    /// as a date. A date is compared with the server's own, so that our clock does not matter.
+    pub fn retry_after(&self) -> Option<embassy_time::Duration> {
+        const LONGEST_MS: u64 = 3_600_000;
+        let from_milliseconds = self
+            .header("x-ms-retry-after-ms")
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        let milliseconds = from_milliseconds.or_else(|| {
+            let text = self.header("retry-after")?.trim();
+            if let Ok(seconds) = text.parse::<u64>() {
+                return Some(seconds.saturating_mul(1000));
+            }
+            let until = http_date(text)?;
+            let now = self
+                .header("date")
+                .and_then(http_date)
+                .unwrap_or_else(|| crate::clock::wall().ticks().div_euclid(10_000_000));
+            u64::try_from(until.saturating_sub(now)).ok()?.checked_mul(1000)
+        })?;
+        Some(embassy_time::Duration::from_millis(milliseconds.min(LONGEST_MS)))
+    }
+}
+
+/// Unix seconds of a date as HTTP writes it.
+fn http_date(text: &str) -> Option<i64> {
+    let parser = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
+    parser.parse_timestamp(text).ok().map(|time| time.as_second())
 }
 
 /// Why there is no response.
@@ -261,6 +290,7 @@ pub fn percent_encode(text: &str) -> String {
 pub struct UreqClient {
     tls: TlsConfig,
     proxy: Option<String>,
+    endpoint: Option<String>,
     agent: Mutex<Option<(Vec<Option<SystemTime>>, ureq::Agent)>>,
 }
 
@@ -270,8 +300,16 @@ impl UreqClient {
         UreqClient {
             tls,
             proxy,
+            endpoint: None,
             agent: Mutex::new(None),
         }
+    }
+
+    /// The same client, connecting to `host:port` whatever the address says; the name in the certificate stays.
+    #[must_use]
+    pub fn connecting_to(mut self, endpoint: Option<String>) -> UreqClient {
+        self.endpoint = endpoint;
+        self
     }
 
     fn watched_files(&self) -> impl Iterator<Item = &PathBuf> {
@@ -327,7 +365,15 @@ impl UreqClient {
             .output_buffer_size(32 * 1024)
             .max_idle_connections_per_host(4)
             .build();
-        Ok(config.new_agent())
+        match &self.endpoint {
+            None => Ok(config.new_agent()),
+            Some(endpoint) => {
+                let resolver = FixedEndpoint::new(endpoint)
+                    .ok_or_else(|| setup(format!("\"{endpoint}\" is no endpoint: write host:port")))?;
+                let connector = ureq::unversioned::transport::DefaultConnector::default();
+                Ok(ureq::Agent::with_parts(config, connector, resolver))
+            }
+        }
     }
 
     fn tls_config(&self) -> Result<ureq::tls::TlsConfig, HttpError> {

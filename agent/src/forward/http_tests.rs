@@ -314,3 +314,34 @@ fn a_debug_text_shows_no_credential_no_identifier_and_no_payload() {
         assert!(!shown.contains(hidden), "{shown}");
     }
 }
+
+#[test]
+fn retry_after_is_read_in_all_its_forms() {
+    let date = ("date", "Wed, 21 Oct 2015 07:28:00 GMT");
+    for (headers, milliseconds) in [
+        (vec![("retry-after", "7")], Some(7000)),
+        (
+            vec![("x-ms-retry-after-ms", "250"), ("retry-after", "7")],
+            Some(250),
+        ),
+        (
+            vec![("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"), date],
+            Some(30_000),
+        ),
+        (vec![("retry-after", "Wed, 21 Oct 2015 07:27:30 GMT"), date], None),
+        (vec![("retry-after", "999999999999")], Some(3_600_000)),
+        (vec![("retry-after", "soon")], None),
+        (vec![], None),
+    ] {
+        let response = HttpResponse {
+            status: 429,
+            headers: headers
+                .iter()
+                .map(|(name, value)| (str::to_owned(name), str::to_owned(value)))
+                .collect(),
+            body: Payload::default(),
+        };
+        let read = response.retry_after().map(|d| d.as_millis());
+        assert_eq!(read, milliseconds, "{headers:?}");
+    }
+}

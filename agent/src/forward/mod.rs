@@ -2,6 +2,8 @@
 //! resolves, transforms and sends them, and says what became of every reading.
 
 pub mod auth;
+mod endpoint;
+pub mod event_hub;
 pub mod fhir;
 pub mod http;
 

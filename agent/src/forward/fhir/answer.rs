@@ -3,7 +3,6 @@
 
 use crate::forward::http::HttpResponse;
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, Repair};
-use embassy_time::Duration;
 use serde_json::Value;
 
 /// Answer to one entry of a batch, or to a request of its own.
@@ -171,34 +170,6 @@ fn safe(text: &str) -> String {
         .collect()
 }
 
-/// How long the server wants to be left alone: `x-ms-retry-after-ms`, or `Retry-After` as seconds or as a date. A date
-/// is compared with the server's own, so that our clock does not matter.
-pub fn retry_after(response: &HttpResponse) -> Option<Duration> {
-    const LONGEST_MS: u64 = 3_600_000;
-    let from_milliseconds = response
-        .header("x-ms-retry-after-ms")
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    let milliseconds = from_milliseconds.or_else(|| {
-        let text = response.header("retry-after")?.trim();
-        if let Ok(seconds) = text.parse::<u64>() {
-            return Some(seconds.saturating_mul(1000));
-        }
-        let until = http_date(text)?;
-        let now = response
-            .header("date")
-            .and_then(http_date)
-            .unwrap_or_else(|| crate::clock::wall().ticks().div_euclid(10_000_000));
-        u64::try_from(until.saturating_sub(now)).ok()?.checked_mul(1000)
-    })?;
-    Some(Duration::from_millis(milliseconds.min(LONGEST_MS)))
-}
-
-/// Unix seconds of a date as HTTP writes it.
-fn http_date(text: &str) -> Option<i64> {
-    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().relaxed_weekday(true);
-    parsed.parse_timestamp(text).ok().map(|time| time.as_second())
-}
-
 /// The resource itself is refused: nobody can deliver it as it is.
 pub fn refused(answer: &Answer) -> ErrorRecord {
     let mut error = ErrorRecord::new(
@@ -236,42 +207,7 @@ pub fn stuck(text: String) -> ErrorRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Payload;
     use serde_json::json;
-
-    fn response(headers: &[(&str, &str)]) -> HttpResponse {
-        HttpResponse {
-            status: 429,
-            headers: headers
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-            body: Payload::default(),
-        }
-    }
-
-    #[test]
-    fn retry_after_is_read_in_all_its_forms() {
-        let date = ("date", "Wed, 21 Oct 2015 07:28:00 GMT");
-        for (headers, milliseconds) in [
-            (vec![("retry-after", "7")], Some(7000)),
-            (
-                vec![("x-ms-retry-after-ms", "250"), ("retry-after", "7")],
-                Some(250),
-            ),
-            (
-                vec![("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT"), date],
-                Some(30_000),
-            ),
-            (vec![("retry-after", "Wed, 21 Oct 2015 07:27:30 GMT"), date], None),
-            (vec![("retry-after", "999999999999")], Some(3_600_000)),
-            (vec![("retry-after", "soon")], None),
-            (vec![], None),
-        ] {
-            let read = retry_after(&response(&headers)).map(|d| d.as_millis());
-            assert_eq!(read, milliseconds, "{headers:?}");
-        }
-    }
 
     #[test]
     fn the_text_of_an_outcome_holds_codes_and_places_but_no_diagnostics() {

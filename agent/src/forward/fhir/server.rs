@@ -6,7 +6,7 @@
 //! 3. A Bundle is never larger than the server has shown to take: the size halves on trouble and grows slowly.
 //! 4. One entry that makes a server refuse a whole Bundle is found by halving, and the others go through.
 
-use super::answer::{Answer, retry_after};
+use super::answer::Answer;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::forward::Link;
@@ -413,7 +413,7 @@ impl Server {
             ),
             _ => no_fhir(response),
         };
-        down.retry_after = retry_after(response);
+        down.retry_after = response.retry_after();
         down.clock = status == 401 && self.authorizer.depends_on_clock() && !clock::is_trusted(self.trust);
         down
     }
@@ -471,7 +471,7 @@ fn no_fhir(response: &HttpResponse) -> Down {
             response.status
         ),
     );
-    down.retry_after = retry_after(response);
+    down.retry_after = response.retry_after();
     down
 }
 

@@ -1,0 +1,138 @@
+//! What the hub answers, and what it means for the events.
+
+use super::event::Event;
+use crate::clock;
+use crate::config::ClockTrust;
+use crate::forward::Link;
+use crate::forward::auth::AuthError;
+use crate::forward::http::{HttpError, HttpErrorKind, HttpResponse};
+use crate::telemetry::errors::ErrorRecord;
+use embassy_time::Duration;
+
+/// What became of a publication.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// `201 Created`.
+    Taken,
+    /// An event in it is refused (400).
+    Refused(ErrorRecord),
+    /// It is too large (413).
+    TooLarge,
+    /// Nothing can be sent now.
+    Down(Link),
+}
+
+fn down(name: &str, text: String, retry_after: Option<Duration>) -> Verdict {
+    Verdict::Down(Link::Down {
+        error: ErrorRecord::new(name, text),
+        retry_after,
+    })
+}
+
+/// A refusal that a wrong clock of ours can explain waits for the clock, without alarm.
+fn or_the_clock(trust: ClockTrust, verdict: Verdict) -> Verdict {
+    match clock::is_trusted(trust) {
+        true => verdict,
+        false => Verdict::Down(Link::WaitingForClock),
+    }
+}
+
+/// The record of an event above the limit: the configured one, or the hub's own.
+pub(super) fn too_large(event: &Event, limit: Option<usize>) -> ErrorRecord {
+    let takes = limit.map_or("less".to_owned(), |limit| {
+        format!("{limit} with all overhead (max_batch_bytes)")
+    });
+    let text = format!(
+        "the event has {} bytes and the event hub takes {takes}: let the device send less at a time, or use a larger tier",
+        event.element.len()
+    );
+    ErrorRecord::new("EventTooLargeException", text)
+}
+
+/// No key or token of ours to send with.
+pub(super) fn no_credential(text: &str) -> Verdict {
+    down("UnauthorizedAccessEventHubException", text.to_owned(), None)
+}
+
+/// No token from somebody else.
+pub(super) fn of_auth(error: &AuthError, trust: ClockTrust) -> Verdict {
+    let name = match error {
+        AuthError::NoManagedIdentity(_) => "ManagedIdentityCredentialNotFound",
+        AuthError::Unreachable(_) => "EventHubProducerClientException",
+        AuthError::Refused(_) | AuthError::Setup(_) => "UnauthorizedAccessEventHubException",
+    };
+    let verdict = down(name, error.text().to_owned(), None);
+    match error.may_be_the_clock() {
+        true => or_the_clock(trust, verdict),
+        false => verdict,
+    }
+}
+
+/// No answer. What was sent may have been taken: it is sent again with the same ids.
+pub(super) fn of_http(error: &HttpError, trust: ClockTrust) -> Verdict {
+    let name = match error.kind {
+        HttpErrorKind::Setup | HttpErrorKind::Tls { .. } => "InvalidEventHubException",
+        _ => "EventHubProducerClientException",
+    };
+    let verdict = down(name, error.text.clone(), None);
+    match error.kind {
+        HttpErrorKind::Tls { clock: true } => or_the_clock(trust, verdict),
+        _ => verdict,
+    }
+}
+
+/// An answer, whatever its status.
+pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict {
+    let said = detail(response);
+    let status = response.status;
+    let retry_after = response.retry_after();
+    match status {
+        201 => Verdict::Taken,
+        400 => Verdict::Refused(ErrorRecord::new(
+            "EventHubProducerClientException",
+            format!("the event hub refuses the event (400{said})"),
+        )),
+        413 => Verdict::TooLarge,
+        401 => {
+            let text = format!(
+                "the event hub refuses the token (401{said}): check key name and key, that the rule has the right Send, and \
+                 the clock of this gateway"
+            );
+            or_the_clock(trust, down("UnauthorizedAccessEventHubException", text, None))
+        }
+        403 => {
+            let text = format!(
+                "the event hub refuses (403{said}): check the right to send, the quota and the network rules"
+            );
+            down("UnauthorizedAccessEventHubException", text, retry_after)
+        }
+        404 | 410 => {
+            let text = format!("there is no such event hub ({status}{said}): check namespace and hub");
+            down("InvalidEventHubException", text, retry_after)
+        }
+        429 | 503 => {
+            let text = format!("the event hub is busy ({status}{said}): more throughput units may be needed");
+            down("EventHubProducerClientException", text, retry_after)
+        }
+        _ => {
+            let text =
+                format!("the event hub answered {status}{said} and not 201; the events are sent again");
+            down("EventHubProducerClientException", text, retry_after)
+        }
+    }
+}
+
+/// `<Detail>` of the error that Azure writes, in front of its tracking id: codes and words about the request, never a body.
+fn detail(response: &HttpResponse) -> String {
+    let text = String::from_utf8_lossy(response.body.bytes());
+    let detail = text
+        .split_once("<Detail>")
+        .and_then(|(_, rest)| rest.split_once("</Detail>"));
+    match detail {
+        Some((detail, _)) => {
+            let safe: String = detail.chars().filter(|c| !c.is_control()).take(160).collect();
+            format!(": {safe}")
+        }
+        None => String::new(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Messages and measurements as events: elements of the JSON array that the hub takes as a batch.
+//!
+//! An element is `{"Body": TEXT, "UserProperties": {..}}`. The body of a message is its payload as it came, so that MedTech
+//! mappings in the cloud stay as they are; one that is not UTF-8 is sent as base64 with `IsBodyBase64`, a member that the
+//! Service Bus form of the batch knows, and marked with the property `bedside-body` in case the hub does not decode it. The
+//! body of a measurement is the JSON that the IoMT FHIR Connector passes between its stages.
+//!
+//! User properties of every event: `bedside-event-id`, which is the same whenever the event is sent again, gateway and
+//! source or pack. A message has its topic, the MQTT 5 user properties, `iothub-connection-device-id` and
+//! `iothub-enqueuedtime` too; the time only when the clock could be trusted.
+
+use crate::forward::{Group, GroupReading, Origin, RawMessage};
+use crate::message::{PayloadKind, Stamp};
+use crate::telemetry::errors::ErrorRecord;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use iomt_mapping::Measurement;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// An event, ready to send.
+#[derive(Clone)]
+pub(super) struct Event {
+    /// The same whenever it is sent again.
+    pub id: String,
+    /// Device that it is about, for the partition key.
+    pub device: Option<Arc<str>>,
+    /// Element of the batch.
+    pub element: Vec<u8>,
+}
+
+/// `gateway/store/position` with the match number where there is one.
+fn event_id(origin: &Origin, position: u64, match_number: Option<u32>) -> String {
+    let id = format!("{}/{}/{position}", origin.gateway, origin.store);
+    match match_number {
+        Some(number) => format!("{id}/{number}"),
+        None => id,
+    }
+}
+
+fn common(origin: &Origin, id: &str, received: Stamp) -> Map<String, Value> {
+    let mut properties = Map::new();
+    properties.insert("bedside-event-id".to_owned(), json!(id));
+    properties.insert("bedside-gateway".to_owned(), json!(&*origin.gateway));
+    let received_name = if received.trusted {
+        "iothub-enqueuedtime"
+    } else {
+        "bedside-untrusted-time"
+    };
+    properties.insert(received_name.to_owned(), json!(received.wall.to_string()));
+    properties
+}
+
+/// The event of a message.
+///
+/// # Errors
+/// The record of a message of which only the head was kept.
+pub(super) fn of_message(origin: &Origin, raw: &RawMessage) -> Result<Event, ErrorRecord> {
+    let message = &raw.stored.message;
+    if let PayloadKind::Truncated { length, .. } = message.kind {
+        let text = format!("the message has {length} bytes, more than the source takes (max_message_bytes)");
+        return Err(ErrorRecord::new("MessageTooLargeException", text));
+    }
+    let id = event_id(origin, raw.stored.position, None);
+    let mut properties = Map::new();
+    for (name, value) in &message.properties {
+        properties.insert(name.clone(), json!(value));
+    }
+    properties.extend(common(origin, &id, message.stamp));
+    properties.insert("bedside-source".to_owned(), json!(&*raw.source));
+    if let Some(topic) = &message.topic {
+        properties.insert("topic".to_owned(), json!(&**topic));
+    }
+    if let Some(device) = &message.device_id {
+        properties.insert("iothub-connection-device-id".to_owned(), json!(&**device));
+    }
+    if message.possible_repeat {
+        properties.insert("bedside-possible-repeat".to_owned(), json!("true"));
+    }
+    let element = match std::str::from_utf8(message.payload.bytes()) {
+        Ok(text) => json!({ "Body": text, "UserProperties": properties }),
+        Err(_) => {
+            properties.insert("bedside-body".to_owned(), json!("base64"));
+            let body = BASE64_STANDARD.encode(message.payload.bytes());
+            json!({ "Body": body, "IsBodyBase64": true, "UserProperties": properties })
+        }
+    };
+    Ok(Event {
+        id,
+        device: message.device_id.clone(),
+        element: element.to_string().into_bytes(),
+    })
+}
+
+/// The event of a measurement.
+pub(super) fn of_measurement(origin: &Origin, group: &Group, reading: &GroupReading) -> Event {
+    let id = event_id(origin, reading.position, Some(reading.match_number));
+    let mut properties = common(origin, &id, reading.received);
+    properties.insert("bedside-pack".to_owned(), json!(&*group.key.pack));
+    let body = measurement_json(&reading.measurement, reading.received).to_string();
+    let element = json!({ "Body": body, "UserProperties": properties });
+    Event {
+        id,
+        device: Some(Arc::clone(&group.key.device)),
+        element: element.to_string().into_bytes(),
+    }
+}
+
+/// The JSON contract between the stages of the IoMT FHIR Connector.
+fn measurement_json(measurement: &Measurement, received: Stamp) -> Value {
+    let properties: Vec<Value> = measurement
+        .properties
+        .iter()
+        .map(|property| json!({ "Name": property.name, "Value": property.value }))
+        .collect();
+    json!({
+        "Type": measurement.type_name,
+        "OccurrenceTimeUtc": measurement.occurrence_time.to_string(),
+        "IngestionTimeUtc": received.trusted.then(|| received.wall.to_string()),
+        "DeviceId": measurement.device_id,
+        "PatientId": measurement.patient_id,
+        "EncounterId": measurement.encounter_id,
+        "CorrelationId": measurement.correlation_id,
+        "Properties": properties
+    })
+}

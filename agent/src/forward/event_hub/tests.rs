@@ -1,0 +1,435 @@
+//! The destination over a scripted hub; the real wire is tested against a strict endpoint in the package of whole-system
+//! tests.
+
+use super::*;
+use crate::config::SecretRef;
+use crate::forward::http::{HttpClient, HttpError, HttpErrorKind};
+use crate::forward::{GroupKey, GroupReading};
+use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
+use crate::packs::{Pack, PackText};
+use iomt_mapping::{Measurement, Property, Timestamp};
+use serde_json::Value;
+use std::sync::Mutex;
+
+type Answer = Box<dyn Fn(&HttpRequest) -> Result<HttpResponse, HttpError> + Send + Sync>;
+
+struct Hub {
+    answer: Answer,
+    seen: Mutex<Vec<HttpRequest>>,
+}
+
+impl HttpClient for Hub {
+    fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let answer = (self.answer)(&request);
+        self.seen.lock().unwrap().push(request);
+        answer
+    }
+}
+
+fn response(status: u16) -> Result<HttpResponse, HttpError> {
+    Ok(HttpResponse {
+        status,
+        headers: Vec::new(),
+        body: Payload::default(),
+    })
+}
+
+fn elements(request: &HttpRequest) -> Vec<Value> {
+    serde_json::from_slice(request.body.bytes()).unwrap()
+}
+
+fn bodies(request: &HttpRequest) -> Vec<String> {
+    elements(request)
+        .iter()
+        .map(|element| element["Body"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// A destination with a key file that lives as long as the test.
+struct Bench {
+    destination: EventHubDestination,
+    hub: Arc<Hub>,
+    _key: tempfile::NamedTempFile,
+}
+
+impl Bench {
+    fn new(
+        change: impl FnOnce(&mut EventHubConfig),
+        answer: impl Fn(&HttpRequest) -> Result<HttpResponse, HttpError> + Send + Sync + 'static,
+    ) -> Bench {
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(key.path(), "secret").unwrap();
+        let mut config: EventHubConfig = serde_json::from_value(serde_json::json!({
+            "namespace": "ward.servicebus.windows.net", "hub": "devicedata"
+        }))
+        .unwrap();
+        config.auth = AuthConfig::Sas {
+            key_name: "gateway".to_owned(),
+            key: SecretRef::File(key.path().to_owned()),
+        };
+        change(&mut config);
+        let hub = Arc::new(Hub {
+            answer: Box::new(answer),
+            seen: Mutex::default(),
+        });
+        let http = Http {
+            worker: Worker::inline(),
+            client: Arc::clone(&hub) as Arc<dyn HttpClient>,
+        };
+        let origin = Origin {
+            gateway: "bed-12".into(),
+            store: "s1".into(),
+        };
+        let destination =
+            EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http).unwrap();
+        Bench {
+            destination,
+            hub,
+            _key: key,
+        }
+    }
+
+    fn deliver(&mut self, messages: Vec<RawMessage>) -> MessageDelivery {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.destination.deliver_messages(messages))
+    }
+
+    fn seen(&self) -> Vec<HttpRequest> {
+        std::mem::take(&mut *self.hub.seen.lock().unwrap())
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        boot: 1,
+        monotonic_us: 5,
+        wall: Timestamp::from_ticks(17_900_000_000_000_000).unwrap(),
+        trusted: true,
+    }
+}
+
+fn message(position: u64, payload: &[u8], device: &str) -> RawMessage {
+    RawMessage {
+        stored: Arc::new(StoredMessage {
+            position,
+            revision: RevisionId(1),
+            message: Message {
+                source: SourceId(1),
+                stamp: stamp(),
+                payload: Payload(payload.to_vec().into()),
+                kind: PayloadKind::Whole,
+                topic: Some("wearables/x/telemetry".into()),
+                properties: vec![("unit".to_owned(), "/min".to_owned())],
+                device_id: Some(device.into()),
+                possible_repeat: false,
+                ack: None,
+            },
+        }),
+        source: "ward".into(),
+    }
+}
+
+fn numbered(count: u64) -> Vec<RawMessage> {
+    (1..=count)
+        .map(|n| message(n, n.to_string().as_bytes(), "d1"))
+        .collect()
+}
+
+fn dead(fates: &[Fate]) -> Vec<usize> {
+    let dead = fates
+        .iter()
+        .enumerate()
+        .filter(|(_, fate)| matches!(fate, Fate::Dead(_)));
+    dead.map(|(index, _)| index).collect()
+}
+
+#[test]
+fn a_message_arrives_as_it_came_with_its_envelope_as_user_properties() {
+    let mut bench = Bench::new(|_| {}, |_| response(201));
+    let mut binary = message(8, &[0xff, 0x00, 0x41], "d1");
+    Arc::get_mut(&mut binary.stored).unwrap().message.stamp.trusted = false;
+    let text = "{\"heartRate\": \"7\\u00f6 \"}";
+    let delivery = bench.deliver(vec![message(7, text.as_bytes(), "d1"), binary]);
+    assert_eq!(
+        (delivery.fates, delivery.link),
+        (vec![Fate::Delivered; 2], Link::Up)
+    );
+    let seen = bench.seen();
+    assert_eq!(
+        seen[0].url,
+        "https://ward.servicebus.windows.net/devicedata/messages?timeout=60&api-version=2014-01"
+    );
+    assert!(seen[0].headers.contains(&(
+        "content-type",
+        "application/vnd.microsoft.servicebus.json".to_owned()
+    )));
+    assert!(
+        seen[0]
+            .headers
+            .contains(&("brokerproperties", "{\"PartitionKey\":\"bed-12\"}".to_owned()))
+    );
+    assert!(
+        seen[0]
+            .authorization
+            .as_ref()
+            .unwrap()
+            .starts_with("SharedAccessSignature sr=https%3A%2F%2Fward.")
+    );
+    let elements = elements(&seen[0]);
+    assert_eq!(elements[0]["Body"], text);
+    let expected = serde_json::json!({
+        "unit": "/min",
+        "bedside-event-id": "bed-12/s1/7",
+        "bedside-gateway": "bed-12",
+        "iothub-enqueuedtime": "2026-09-21T14:13:20Z",
+        "bedside-source": "ward",
+        "topic": "wearables/x/telemetry",
+        "iothub-connection-device-id": "d1"
+    });
+    assert_eq!(elements[0]["UserProperties"], expected);
+    assert_eq!(elements[1]["Body"], "/wBB");
+    assert_eq!(elements[1]["IsBodyBase64"], true);
+    assert_eq!(elements[1]["UserProperties"]["bedside-body"], "base64");
+    assert!(
+        elements[1]["UserProperties"].get("iothub-enqueuedtime").is_none(),
+        "no invented time"
+    );
+}
+
+#[test]
+fn the_event_that_the_hub_refuses_is_found_and_the_others_arrive_in_order() {
+    let mut bench = Bench::new(
+        |_| {},
+        |request| {
+            response(if bodies(request).iter().any(|b| b == "5" || b == "14") {
+                400
+            } else {
+                201
+            })
+        },
+    );
+    let delivery = bench.deliver(numbered(20));
+    assert_eq!(dead(&delivery.fates), [4, 13]);
+    assert_eq!(delivery.link, Link::Up);
+    let taken: Vec<u64> = bench
+        .seen()
+        .iter()
+        .map(bodies)
+        .filter(|bodies| !bodies.iter().any(|b| b == "5" || b == "14"))
+        .flatten()
+        .map(|body| body.parse().unwrap())
+        .collect();
+    let expected: Vec<u64> = (1..=20).filter(|n| *n != 5 && *n != 14).collect();
+    assert_eq!(taken, expected);
+}
+
+#[test]
+fn a_hub_that_refuses_everything_costs_no_event_at_first() {
+    let mut bench = Bench::new(|_| {}, |_| response(400));
+    for _ in 0..2 {
+        let delivery = bench.deliver(numbered(4));
+        assert_eq!(dead(&delivery.fates), [0_usize; 0]);
+        assert!(matches!(delivery.link, Link::Down { .. }));
+    }
+    // The third attempt gives the first event up, so that one bad event cannot block the others for ever.
+    assert_eq!(dead(&bench.deliver(numbered(4)).fates), [0]);
+}
+
+#[test]
+fn a_smaller_tier_is_learned_and_an_event_above_the_limit_is_given_up_alone() {
+    let mut bench = Bench::new(
+        |config| config.max_batch_bytes = 100_000,
+        |request| response(if request.body.len() > 20_000 { 413 } else { 201 }),
+    );
+    let mut messages: Vec<RawMessage> = (0..40).map(|n| message(n, &[b'x'; 1500], "d1")).collect();
+    messages.insert(3, message(90, &[b'y'; 30_000], "d1"));
+    messages.insert(9, message(91, &[b'z'; 120_000], "d1"));
+    let delivery = bench.deliver(messages.clone());
+    assert_eq!(dead(&delivery.fates), [3, 9]);
+    assert!(
+        delivery
+            .fates
+            .iter()
+            .enumerate()
+            .all(|(n, fate)| n == 3 || n == 9 || *fate == Fate::Delivered)
+    );
+    bench.seen();
+    messages.remove(9);
+    messages.remove(3);
+    bench.deliver(messages);
+    let refused = bench
+        .seen()
+        .iter()
+        .filter(|request| request.body.len() > 20_000)
+        .count();
+    assert!(refused <= 2, "the size is known by now: {refused}");
+}
+
+#[test]
+fn whatever_is_not_created_leaves_the_rest_where_it_is() {
+    let cases: Vec<(Result<HttpResponse, HttpError>, &str)> = vec![
+        (response(200), "EventHubProducerClientException"),
+        (response(401), "UnauthorizedAccessEventHubException"),
+        (response(403), "UnauthorizedAccessEventHubException"),
+        (response(404), "InvalidEventHubException"),
+        (response(410), "InvalidEventHubException"),
+        (response(429), "EventHubProducerClientException"),
+        (response(500), "EventHubProducerClientException"),
+        (
+            Err(HttpError::new(HttpErrorKind::Reset, "cut")),
+            "EventHubProducerClientException",
+        ),
+    ];
+    for (answer, name) in cases {
+        let script = answer.clone();
+        let mut bench = Bench::new(
+            |config| config.max_batch_bytes = 3000,
+            move |request| match bodies(request).contains(&"1".to_owned()) {
+                true => response(201),
+                false => script.clone(),
+            },
+        );
+        let mut messages = numbered(3);
+        messages.push(message(4, &[b'x'; 400], "d1"));
+        let delivery = bench.deliver(messages);
+        let delivered = delivery
+            .fates
+            .iter()
+            .take_while(|fate| **fate == Fate::Delivered)
+            .count();
+        assert!((1..4).contains(&delivered), "{answer:?}");
+        assert!(
+            delivery.fates[delivered..]
+                .iter()
+                .all(|fate| *fate == Fate::Retry)
+        );
+        match delivery.link {
+            Link::Down { error, .. } => assert_eq!(error.name, name),
+            other => panic!("{answer:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_throttled_hub_says_how_long_and_a_wrong_clock_is_no_alarm() {
+    let busy = HttpResponse {
+        status: 503,
+        headers: vec![("retry-after".to_owned(), "11".to_owned())],
+        body: Payload::default(),
+    };
+    let mut bench = Bench::new(|_| {}, move |_| Ok(busy.clone()));
+    match bench.deliver(numbered(1)).link {
+        Link::Down { retry_after, .. } => assert_eq!(retry_after.map(|d| d.as_secs()), Some(11)),
+        other => panic!("{other:?}"),
+    }
+    crate::clock::simulate(stamp().wall, async {
+        crate::clock::simulate_trust(false);
+        let mut bench = Bench::new(|_| {}, |_| response(401));
+        let delivery = bench.destination.deliver_messages(numbered(1)).await;
+        assert_eq!(
+            (delivery.fates, delivery.link),
+            (vec![Fate::Retry], Link::WaitingForClock)
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn with_the_device_as_partition_key_every_device_keeps_its_order() {
+    let mut bench = Bench::new(
+        |config| config.partition_key = PartitionKey::Device,
+        |_| response(201),
+    );
+    let messages = (0..6)
+        .map(|n| message(n, n.to_string().as_bytes(), ["a", "b"][n as usize % 2]))
+        .collect();
+    assert_eq!(bench.deliver(messages).fates, vec![Fate::Delivered; 6]);
+    let seen = bench.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(bodies(&seen[0]), ["0", "2", "4"]);
+    assert_eq!(bodies(&seen[1]), ["1", "3", "5"]);
+    assert!(
+        seen[1]
+            .headers
+            .contains(&("brokerproperties", "{\"PartitionKey\":\"b\"}".to_owned()))
+    );
+}
+
+#[test]
+fn the_head_of_a_message_is_not_sent_as_if_it_were_the_message() {
+    let mut bench = Bench::new(|_| {}, |_| response(201));
+    let mut messages = numbered(2);
+    Arc::get_mut(&mut messages[0].stored).unwrap().message.kind =
+        PayloadKind::Truncated { length: 9, crc: 1 };
+    let delivery = bench.deliver(messages);
+    assert_eq!(dead(&delivery.fates), [0]);
+    assert_eq!(bodies(&bench.seen()[0]), ["2"]);
+}
+
+#[test]
+fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_them() {
+    let mut bench = Bench::new(
+        |config| config.payload = EventPayload::Measurement,
+        |_| response(201),
+    );
+    let group = |device: &str, readings: &[(u64, u32)]| Group {
+        key: Arc::new(GroupKey {
+            pack: "heart".into(),
+            device: device.into(),
+            type_name: "heartrate".into(),
+            patient: None,
+            encounter: None,
+            correlation: None,
+        }),
+        pack: Arc::new(Pack {
+            text: Arc::new(PackText {
+                name: "heart".to_owned(),
+                device: String::new(),
+                fhir: None,
+                agent: None,
+            }),
+            fhir: None,
+            options: Arc::default(),
+        }),
+        readings: readings
+            .iter()
+            .map(|(position, match_number)| GroupReading {
+                position: *position,
+                match_number: *match_number,
+                received: stamp(),
+                measurement: Arc::new(Measurement {
+                    type_name: "heartrate".to_owned(),
+                    occurrence_time: stamp().wall,
+                    device_id: device.to_owned(),
+                    patient_id: None,
+                    encounter_id: None,
+                    correlation_id: None,
+                    properties: vec![Property {
+                        name: "hr".to_owned(),
+                        value: "78".to_owned(),
+                    }],
+                }),
+            })
+            .collect(),
+    };
+    let groups = vec![group("a", &[(1, 0), (4, 1)]), group("b", &[(2, 0), (4, 0)])];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let delivery = runtime.block_on(bench.destination.deliver(groups));
+    assert_eq!(delivery.fates, vec![vec![Fate::Delivered; 2]; 2]);
+    assert_eq!(delivery.written, 4);
+    let elements = elements(&bench.seen()[0]);
+    let ids: Vec<&str> = elements
+        .iter()
+        .map(|e| e["UserProperties"]["bedside-event-id"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        ids,
+        ["bed-12/s1/1/0", "bed-12/s1/2/0", "bed-12/s1/4/0", "bed-12/s1/4/1"]
+    );
+    assert_eq!(
+        elements[0]["Body"],
+        "{\"Type\":\"heartrate\",\"OccurrenceTimeUtc\":\"2026-09-21T14:13:20Z\",\
+         \"IngestionTimeUtc\":\"2026-09-21T14:13:20Z\",\"DeviceId\":\"a\",\"PatientId\":null,\"EncounterId\":null,\
+         \"CorrelationId\":null,\"Properties\":[{\"Name\":\"hr\",\"Value\":\"78\"}]}"
+    );
+}
