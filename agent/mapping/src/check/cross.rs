@@ -130,14 +130,21 @@ pub(crate) fn fhir_against_device(templates: &[DeviceTemplate<'_, '_>], fhir: &F
                 "No device template of type '{}' gives the value '{name}'.",
                 template.type_name
             );
-            let mut finding = Finding::warning("ValueNeverMeasured", message)
-                .template(template.index)
-                .field(name);
-            finding.place = value.place;
             let measured = feeding
                 .iter()
                 .flat_map(|d| d.values.iter().map(|(n, _)| n.as_str()));
-            finding.suggestion = nearest(name, measured).map(|near| format!("Did you mean \"{near}\"?"));
+            let near = nearest(name, measured);
+            // Without a similar name it is rather a component that this device does not have.
+            let severity = if near.is_some() {
+                Severity::Warning
+            } else {
+                Severity::Information
+            };
+            let mut finding = Finding::new(severity, "ValueNeverMeasured", message)
+                .template(template.index)
+                .field(name);
+            finding.place = value.place;
+            finding.suggestion = near.map(|near| format!("Did you mean \"{near}\"?"));
             findings.push(finding);
         }
     }

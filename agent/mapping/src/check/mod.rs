@@ -4,7 +4,7 @@
 //! | Kind | Severity | What it is about |
 //! |---|---|---|
 //! | `NoFhirTemplate`, `ValueNotInFhirTemplate` | warning | a type or value of the device mapping without a place in the FHIR mapping |
-//! | `FhirTemplateUnused`, `ValueNeverMeasured` | information, warning | the reverse |
+//! | `FhirTemplateUnused`, `ValueNeverMeasured` | information, warning where a name is similar | the reverse |
 //! | `DivergingCase` | warning | names that differ in letter case only |
 //! | `UnreachableExpression` | warning | starts at none of Body, Properties, SystemProperties, matchedToken |
 //! | `LogicalPrecedence` | warning | `&&` and `\|\|` together, which have no precedence |

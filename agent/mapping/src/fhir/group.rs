@@ -262,6 +262,7 @@ impl FhirTemplate {
             }
         };
         let mut known: Vec<&str> = Vec::new();
+        let mut any_usable = false;
         for (_, value) in self.values() {
             let Some(series) = value.name.as_deref().and_then(|name| group.series(name)) else {
                 continue;
@@ -278,6 +279,7 @@ impl FhirTemplate {
             for reading in &judged.used {
                 tally(*reading, &|t| t.used = true);
             }
+            any_usable |= judged.usable != Usable::Nothing;
             let mut outside = 0;
             if let (Usable::Samples(samples), ValueKind::SampledData { period, .. }) =
                 (judged.usable, &value.kind)
@@ -304,6 +306,14 @@ impl FhirTemplate {
                 group.outside_period += outside;
                 group.reading_errors.extend(judged.refused);
             }
+        }
+        let refused = group.reading_errors.last().map(|refusal| refusal.error);
+        if let (Some(kind), false) = (refused, any_usable) {
+            // Nothing can be made of the group: it is a dead letter with all its readings.
+            for tally in tallies.values_mut() {
+                tally.refused = Some(kind);
+            }
+            return;
         }
         for series in group
             .values

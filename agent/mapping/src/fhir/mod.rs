@@ -52,6 +52,8 @@ mod merge;
 mod period;
 mod sampled_data;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use build::{BuildOptions, BuiltObservation, ChangedPeriod, ResourceIds};
 pub use datetime::parse_datetime;

@@ -22,6 +22,8 @@
 //! Type names compare without regard to letter case, value names exactly, as in a FHIR mapping.
 
 mod load;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 
