@@ -115,9 +115,9 @@ impl<'t> Document<'t> {
                 invalid(span, format!("{}.", error.kind()), advice(&error))
             })?;
         let empty = |span| {
-            Finding::error("EmptyDocument", "The mapping is empty.")
-                .at(place_of(text, &line_starts, span))
-                .suggest("Write an object with \"templateType\" and \"template\".")
+            let place = place_of(text, &line_starts, span);
+            let finding = Finding::error("EmptyDocument", "The mapping is empty.").at(place);
+            finding.suggest("Write an object with \"templateType\" and \"template\".")
         };
         let Some(value) = parsed.value else {
             return Err(empty(Span {

@@ -2,16 +2,28 @@
 //! no clock, no file, no network, no randomness. The same mapping and message give the same result.
 
 pub mod check;
+pub mod device;
 pub mod document;
 pub mod error;
+pub mod expression;
 pub mod fhir;
 pub mod finding;
+mod index;
+pub mod jmespath;
+pub mod jsonpath;
+pub mod mapping_set;
 pub mod measurement;
+pub mod message;
+pub mod number;
 pub mod pack_options;
 pub mod time;
+pub mod timestamp;
 
+pub use device::{DeviceMapping, DeviceTemplate, Normalized, TemplateMatch, Trace};
 pub use document::Document;
 pub use error::ErrorKind;
 pub use finding::{Finding, Place, Severity, has_errors};
+pub use mapping_set::{MappingSet, SetMatch, SetNormalized};
 pub use measurement::{Measurement, NormalizeError, Property};
+pub use message::{Envelope, ParsedMessage, PropertyValue};
 pub use time::Timestamp;

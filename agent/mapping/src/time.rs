@@ -120,7 +120,7 @@ impl fmt::Display for Timestamp {
             "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
             c.year, c.month, c.day, c.hour, c.minute, c.second
         )?;
-        if c.tick % 10_000 != 0 {
+        if !c.tick.is_multiple_of(10_000) {
             write!(f, ".{:07}Z", c.tick)
         } else if c.tick != 0 {
             write!(f, ".{:03}Z", c.tick / 10_000)
