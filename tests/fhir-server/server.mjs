@@ -28,12 +28,35 @@ const honoursIfNoneMatch = process.argv.includes('--if-none-match');
 const stats = { requests: 0, entries: 0, writes: 0, refused: 0 };
 const fault = { fail: 0, status: 503, retryAfter: undefined, reset: 0, drop: 0, delay: 0 };
 
-// What createResource is called for, whatever led to it, is a write.
+// What createResource is called for, whatever led to it, is a write. The repository searches by looking at every
+// resource, which takes seconds among thousands; so identifiers get an index: value -> ids of resources that had it once.
+const byIdentifier = new Map();
 const create = repo.createResource.bind(repo);
 repo.createResource = (resource) => {
   const written = create(resource);
   stats.writes += 1;
+  for (const { value } of resource.identifier ?? []) {
+    const key = `${resource.resourceType} ${value}`;
+    byIdentifier.set(key, (byIdentifier.get(key) ?? new Set()).add(written.id ?? resource.id));
+  }
   return written;
+};
+
+// Narrows the resources to those that the index knows, and lets the router's own search judge them.
+const search = repo.search.bind(repo);
+repo.search = async (request) => {
+  const wanted = request.filters?.find(({ code, operator }) => code === 'identifier' && operator === 'eq');
+  if (!wanted) {
+    return search(request);
+  }
+  const type = request.resourceType;
+  const whole = repo.resources.get(type);
+  const values = wanted.value.split(/(?<!\\),/).map((token) => token.split(/(?<!\\)\|/).at(-1).replace(/\\(.)/g, '$1'));
+  const ids = values.flatMap((value) => [...(byIdentifier.get(`${type} ${value}`) ?? [])]);
+  const narrow = ids.filter((id) => whole?.has(id)).map((id) => [id, whole.get(id)]);
+  const found = new MemoryRepository();
+  found.resources.set(type, new Map(narrow));
+  return found.search(request);
 };
 
 const outcome = (code, text) => ({
