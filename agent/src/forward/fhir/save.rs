@@ -8,18 +8,19 @@
 //! 4. What was deleted, cancelled or marked as an error on the server is not written again.
 //! 5. Two groups of one Observation are saved one after the other; the second sees the first.
 
-use super::answer::{Answer, deleted, has_identifier, hits, refused, stuck, version_of};
-use super::identity::escape;
+mod judge;
+
+use super::answer::{Answer, hits};
 use super::recent::{Recent, Stored};
 use super::server::{Down, Entry, Server};
 use super::{SentPeriods, sent_memory};
 use crate::forward::SentPeriod;
-use crate::forward::http::percent_encode;
 use crate::telemetry::errors::ErrorRecord;
 use iomt_mapping::fhir::{
-    BuildError, BuildOptions, FhirMapping, FhirTemplate, Identity, Merge, ObservationGroup, Period,
-    ResourceIds, SERVICE_SYSTEM, SentMemory, identity,
+    BuildOptions, FhirMapping, FhirTemplate, Identity, Merge, ObservationGroup, Period, ResourceIds,
+    SentMemory, identity,
 };
+use judge::{failure, judge, record_of, search};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -413,100 +414,5 @@ impl Saver {
             });
         }
         self.recent.insert(item.identity.id.clone(), stored);
-    }
-}
-
-fn record_of(error: &BuildError) -> ErrorRecord {
-    ErrorRecord::new(error.kind.name(), error.text.clone())
-}
-
-fn search(items: &[&Item]) -> Entry {
-    let tokens: Vec<String> = items
-        .iter()
-        .map(|item| format!("{SERVICE_SYSTEM}|{}", escape(&item.identity.value)))
-        .collect();
-    Entry::get(format!(
-        "Observation?identifier={}&_count=100",
-        percent_encode(&tokens.join(","))
-    ))
-}
-
-/// What the two ways to ask have found of an item.
-fn judge(
-    item: &Item,
-    answer: Answer,
-    by_identifier: &[Value],
-    memory: Option<SentMemory>,
-    saved: &mut Saved,
-) -> Known {
-    let mut version = None;
-    let mut held: Vec<Value> = Vec::new();
-    match answer.status {
-        200..300 => {
-            version = answer.version;
-            held.extend(answer.resource);
-        }
-        404 => {}
-        410 => return Known::Cannot(Outcome::Dead(deleted("deleted"))),
-        _ => return Known::Cannot(failure(&answer, saved)),
-    }
-    for resource in by_identifier {
-        let known = held.iter().any(|other| other.get("id") == resource.get("id"));
-        if !known && has_identifier(resource, Some(SERVICE_SYSTEM), &item.identity.value) {
-            held.push(resource.clone());
-        }
-    }
-    if held.len() > 1 {
-        return Known::Cannot(Outcome::Waiting(ErrorRecord::new(
-            "MultipleResourceFoundException",
-            "Observation: several on the server have the same identifier; remove all but one",
-        )));
-    }
-    let Some(resource) = held.pop() else {
-        return Known::Absent;
-    };
-    match resource.get("status").and_then(Value::as_str) {
-        Some("entered-in-error") => {
-            return Known::Cannot(Outcome::Dead(deleted("marked as entered in error")));
-        }
-        Some("cancelled") => return Known::Cannot(Outcome::Dead(deleted("cancelled"))),
-        _ => {}
-    }
-    Known::Stored(Stored {
-        version: version.or_else(|| version_of(&resource)),
-        resource,
-        memory,
-    })
-}
-
-/// What an answer that is no success means for its Observation.
-fn failure(answer: &Answer, saved: &mut Saved) -> Outcome {
-    match answer.status {
-        _ if answer.is_passing() => Outcome::Retry,
-        401 | 403 => {
-            saved.down.get_or_insert_with(|| {
-                Down::new(
-                    "UnauthorizedAccessFhirServiceException",
-                    format!(
-                        "the server does not allow us to read or write Observations ({}): grant it",
-                        answer.text()
-                    ),
-                )
-            });
-            Outcome::Retry
-        }
-        410 => Outcome::Dead(deleted("deleted")),
-        400 | 404 | 422 if answer.says("not-found") || answer.status == 404 => Outcome::Waiting(stuck(format!(
-            "the server does not find what the Observation refers to (Patient, Device, Encounter): {}",
-            answer.text()
-        ))),
-        400 | 413 | 422 => Outcome::Dead(refused(answer)),
-        409 | 412 => Outcome::Waiting(stuck(
-            "the Observation changes on the server again and again while it is written".to_owned(),
-        )),
-        405 => Outcome::Waiting(stuck(
-            "the server does not let clients choose the id of an Observation (update as create): allow it there".to_owned(),
-        )),
-        _ => Outcome::Waiting(stuck(format!("the server cannot write this Observation: {}", answer.text()))),
     }
 }
