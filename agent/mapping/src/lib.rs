@@ -16,6 +16,8 @@ pub mod measurement;
 pub mod message;
 pub mod number;
 pub mod pack_options;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod time;
 pub mod timestamp;
 
