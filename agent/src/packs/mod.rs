@@ -14,7 +14,7 @@ pub use watch::{Notice, PackFolder};
 
 use iomt_mapping::fhir::FhirMapping;
 use iomt_mapping::pack_options::PackOptions;
-use iomt_mapping::{Document, Finding, has_errors};
+use iomt_mapping::{DeviceMapping, Finding, has_errors};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -145,6 +145,8 @@ pub fn refused(findings: &[PackFinding]) -> bool {
 pub struct Pack {
     /// Its texts.
     pub text: Arc<PackText>,
+    /// Device mapping.
+    pub device: Arc<DeviceMapping>,
     /// FHIR mapping, with the options of the third file put in; absent where no destination needs it.
     pub fhir: Option<Arc<FhirMapping>>,
     /// The third file; empty when there is none.
@@ -172,11 +174,9 @@ impl Pack {
                 finding,
             }));
         };
+        let (device, found) = DeviceMapping::load(&text.device);
+        note(FileRole::Device, &text.device, found);
         let mut complete = true;
-        if let Err(found) = Document::parse(&text.device) {
-            complete = false;
-            note(FileRole::Device, &text.device, vec![found]);
-        }
         let mut options = PackOptions::default();
         if let Some(content) = &text.agent {
             let (loaded, found) = PackOptions::load(content);
@@ -191,36 +191,22 @@ impl Pack {
             fhir = loaded.map(|mapping| Arc::new(mapping.with_options(&options)));
             note(FileRole::Fhir, content, found);
         }
-        if !complete || refused(&findings) {
-            return (None, findings);
-        }
-        let pack = Pack {
-            text: Arc::new(text),
-            fhir,
-            options: Arc::new(options),
-        };
-        (Some(pack), findings)
+        let pack = device
+            .filter(|_| complete && !refused(&findings))
+            .map(|device| Pack {
+                text: Arc::new(text),
+                device: Arc::new(device),
+                fhir,
+                options: Arc::new(options),
+            });
+        (pack, findings)
     }
 
     /// Names of the types that its device mapping makes.
     pub fn device_types(&self) -> BTreeSet<String> {
-        let Ok(document) = Document::parse(&self.text.device) else {
-            return BTreeSet::new();
-        };
-        let templates = document.root.member("template").and_then(|list| list.elements());
-        let type_name = |template: &iomt_mapping::document::Node<'_>| {
-            Some(
-                template
-                    .member("template")?
-                    .member("typeName")?
-                    .text()?
-                    .to_owned(),
-            )
-        };
+        let templates = self.device.templates().iter();
         templates
-            .unwrap_or_default()
-            .iter()
-            .filter_map(type_name)
+            .map(|template| template.type_name().to_owned())
             .collect()
     }
 

@@ -1,6 +1,7 @@
 //! The packs in force at a time, as one thing that can be named by a hash and kept with the messages that it met.
 
 use super::{Pack, PackText, hexadecimal};
+use iomt_mapping::MappingSet;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct PackSet {
     packs: Vec<Arc<Pack>>,
+    mappings: MappingSet,
 }
 
 /// What the store keeps of a set.
@@ -21,12 +23,19 @@ impl PackSet {
     /// A set of these packs.
     pub fn new(mut packs: Vec<Arc<Pack>>) -> PackSet {
         packs.sort_by(|a, b| a.text.name.cmp(&b.text.name));
-        PackSet { packs }
+        let named = |pack: &Arc<Pack>| (pack.text.name.clone(), Arc::clone(&pack.device));
+        let mappings = MappingSet::new(packs.iter().map(named).collect());
+        PackSet { packs, mappings }
     }
 
     /// The packs, in name order.
     pub fn packs(&self) -> &[Arc<Pack>] {
         &self.packs
+    }
+
+    /// The device mappings of the packs together, for normalizing; its pack numbers are places in [`PackSet::packs`].
+    pub fn mapping_set(&self) -> &MappingSet {
+        &self.mappings
     }
 
     /// The pack with this name.

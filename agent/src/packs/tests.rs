@@ -133,6 +133,13 @@ fn a_set_survives_its_bundle_and_is_narrowed_by_names() {
     assert_eq!(narrowed.packs().len(), 1);
     assert_ne!(narrowed.revision(), set.revision());
     assert_eq!(set.for_source(None).packs().len(), 3);
+    let order: Vec<&str> = set
+        .mapping_set()
+        .packs()
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(order, ["a", "b", "c"]);
     assert!(PackSet::from_bundle(b"no bundle").is_none());
 }
 

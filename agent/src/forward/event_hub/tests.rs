@@ -381,16 +381,16 @@ fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_th
             encounter: None,
             correlation: None,
         }),
-        pack: Arc::new(Pack {
-            text: Arc::new(PackText {
+        pack: Arc::new(
+            Pack::load(PackText {
                 name: "heart".to_owned(),
-                device: String::new(),
+                device: r#"{ "templateType": "CollectionContent", "template": [] }"#.to_owned(),
                 fhir: None,
                 agent: None,
-            }),
-            fhir: None,
-            options: Arc::default(),
-        }),
+            })
+            .0
+            .unwrap(),
+        ),
         readings: readings
             .iter()
             .map(|(position, match_number)| GroupReading {
