@@ -297,6 +297,36 @@ pub fn by_group(readings: &[Reading]) -> Vec<(GroupKey, Vec<Reading>)> {
     groups
 }
 
+/// The Observations that measurements become as if nothing was stored, in order of their groups, and the type and error of
+/// each group and Observation that fails.
+pub fn observations_of(
+    mapping: &Value,
+    measurements: &Value,
+) -> Result<(Vec<Value>, Vec<(String, String)>), String> {
+    let mapping = checked(Some(mapping))?;
+    let ids = ResourceIds {
+        patient: "patient".to_owned(),
+        device: "device".to_owned(),
+        encounter: None,
+    };
+    let options = BuildOptions {
+        issued: None,
+        identity_form: IdentityForm::Agent,
+        changed_period: ChangedPeriod::KeepStored,
+    };
+    let (mut built, mut errors) = (Vec::new(), Vec::new());
+    for group in groups(&mapping, &ids, &readings(Some(measurements))?, None, &options) {
+        let of_type = group["measureType"].as_str().unwrap_or_default();
+        let observations = list(&group, "observations");
+        for part in std::iter::once(&group).chain(&observations) {
+            let error = part.get("error").and_then(Value::as_str);
+            errors.extend(error.map(|error| (of_type.to_owned(), error.to_owned())));
+            built.extend(part.get("observation").cloned());
+        }
+    }
+    Ok((built, errors))
+}
+
 fn groups(
     mapping: &FhirMapping,
     ids: &ResourceIds,

@@ -115,7 +115,8 @@ impl Evaluator {
     fn top<'t>(&self, expr: &'t Expr, current: &Value<'t>) -> Result<(Value<'t>, bool), Failure> {
         match expr {
             Expr::Project(..) | Expr::Filter(..) => Ok((self.value(expr, current)?, true)),
-            Expr::Pipe(left, right) => {
+            // `a.b[*]` is `b[*]` on `a`.
+            Expr::Sub(left, right) | Expr::Pipe(left, right) => {
                 let left = self.value(left, current)?;
                 self.top(right, &left)
             }
