@@ -3,6 +3,7 @@
 
 use crate::forward::http::{Http, HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, Method};
 use crate::message::Payload;
+use crate::random;
 use crate::worker::Worker;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -33,6 +34,8 @@ pub struct State {
     pub deleted: BTreeSet<String>,
     /// Faults of the next requests; `None` is a good one.
     pub faults: VecDeque<Option<Fault>>,
+    /// Of so many parts in 1000 requests and PUT entries something goes wrong by chance.
+    pub chaos: u64,
     /// Statuses of the next PUT entries; 0 is a good one.
     pub write_statuses: VecDeque<u16>,
     /// Called before each request, to change the server behind the agent's back.
@@ -120,9 +123,13 @@ impl State {
                 None => (404, None, outcome("not-found")),
             };
         }
-        match self.write_statuses.pop_front() {
-            None | Some(0) => {}
-            Some(status) => return (status, None, outcome("processing")),
+        let status = self.write_statuses.pop_front().or_else(|| {
+            const PASSING: [u16; 6] = [409, 412, 429, 500, 503, 504];
+            let unlucky = random::below(1000) < self.chaos;
+            unlucky.then(|| PASSING[usize::try_from(random::below(6)).unwrap()])
+        });
+        if let Some(status) = status.filter(|status| *status != 0) {
+            return (status, None, outcome("processing"));
         }
         let mut body = body.expect("a PUT has a body");
         assert_eq!(
@@ -239,7 +246,17 @@ impl HttpClient for Double {
         if let Some(before) = state.before.pop_front() {
             before(&mut state);
         }
-        let fault = state.faults.pop_front().flatten();
+        let fault = state.faults.pop_front().flatten().or_else(|| {
+            (random::below(1000) < state.chaos).then(|| match random::below(7) {
+                0 => Fault::Status(503, vec![("retry-after", "3")], ""),
+                1 => Fault::Status(429, Vec::new(), "{}"),
+                2 => Fault::Status(500, Vec::new(), "<html>"),
+                3 => Fault::Status(200, vec![("content-type", "text/html")], "<html>"),
+                4 => Fault::Truncate,
+                5 => Fault::Reset,
+                _ => Fault::LoseAnswer,
+            })
+        });
         match &fault {
             Some(Fault::Reset) => return Err(HttpError::new(HttpErrorKind::Reset, "the connection broke")),
             Some(Fault::CertificateTime) => {

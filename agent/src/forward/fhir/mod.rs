@@ -314,6 +314,8 @@ fn refused_value(kind: ErrorKind) -> ErrorRecord {
 }
 
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod double;
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ pub(super) fn quantity(name: &str) -> Value {
 }
 
 /// Types: `hr` (one instant), `hourly` (SampledData), `bp` (two values in one instant).
-fn standard() -> Arc<Pack> {
+pub(super) fn standard() -> Arc<Pack> {
     let mut bp = template("bp", 0, Value::Null);
     bp["template"].as_object_mut().unwrap().remove("value");
     bp["template"]["components"] = json!([
@@ -46,7 +46,7 @@ fn standard() -> Arc<Pack> {
         template("hr", 0, quantity("hr")), template("hourly", 60, sampled), bp]}))
 }
 
-fn device(identifier: &str, patient: &str) -> Value {
+pub(super) fn device(identifier: &str, patient: &str) -> Value {
     json!({"resourceType": "Device", "id": format!("device-{identifier}"),
         "identifier": [{"value": identifier}], "patient": {"reference": format!("Patient/{patient}")}})
 }
@@ -54,7 +54,7 @@ fn device(identifier: &str, patient: &str) -> Value {
 /// (minute after noon, value name, text), by position.
 pub(super) type Values<'a> = &'a [(i64, &'a str, &'a str)];
 
-fn group(pack: &Arc<Pack>, device: &str, type_name: &str, first: u64, values: Values) -> Group {
+pub(super) fn group(pack: &Arc<Pack>, device: &str, type_name: &str, first: u64, values: Values) -> Group {
     named_group(pack, [Some(device), None, None], type_name, first, values)
 }
 
