@@ -48,13 +48,12 @@ const CLASSES: u32 = 0x0E;
 /// A request for displayed values at an interval.
 fn request(interval_s: i16) -> Vec<u8> {
     let mut record = vec![0; HEADER_BYTES];
-    if let Some(length) = record.first_mut() {
-        *length = 49;
+    // The length of the record, and the end of the list of sub-records: the first, of type 0, is at 16.
+    for (at, value) in [(0, 49), (21, 0xFF)] {
+        if let Some(byte) = record.get_mut(at) {
+            *byte = value;
+        }
     }
-    if let Some(end) = record.get_mut(18) {
-        *end = 0xFF;
-    }
-    // The first descriptor is at 16: offset 0, type 0; the second ends the list.
     record.push(1);
     record.extend(interval_s.to_le_bytes());
     record.extend(CLASSES.to_le_bytes());

@@ -44,6 +44,8 @@ pub mod openbci_cyton;
 pub mod phasein;
 pub mod port;
 pub mod taidoc;
+#[cfg(test)]
+mod tests;
 pub mod zephyr;
 
 pub use crate::ingest::serial::framing::frames::{Description, FrameError, Reason};
