@@ -9,6 +9,7 @@ pub mod expressions;
 pub mod fhir;
 pub mod same;
 pub mod serial;
+pub mod validator;
 
 use std::path::{Path, PathBuf};
 
@@ -186,11 +187,6 @@ pub enum Run {
 pub fn run_vector(vector: &Value) -> Run {
     let has = |name: &str| vector.get(name).is_some();
     let text = |name: &str| vector.get(name).and_then(Value::as_str).unwrap_or_default();
-    let expects = |name: &str| {
-        vector
-            .get("expected")
-            .is_some_and(|expected| expected.get(name).is_some())
-    };
     let outcome = if text("use").starts_with("informative") || has("title") && has("measurements") {
         return Run::Informative;
     } else if has("language") && has("expression") {
@@ -203,9 +199,8 @@ pub fn run_vector(vector: &Value) -> Run {
             "device" => device::template_validation(vector),
             _ => fhir::template_validation(vector),
         }
-    } else if has("deviceEvents") || expects("findings") && !expects("measurements") {
-        // The mapping validator.
-        return Run::NotYet;
+    } else if validator::is_validator_vector(vector) {
+        validator::run(vector)
     } else if has("messageForm") || has("normalizedInput") {
         examples::run(vector)
     } else if has("deviceMapping") || has("deviceMappingText") {

@@ -28,12 +28,15 @@ mod loinc_table;
 mod tests;
 mod ucum;
 mod ucum_atoms;
+mod validator;
 
 pub use loinc::{LOINC_SYSTEM, LoincCode, has_loinc_check_digit, loinc, loinc_codes};
 pub use ucum::{UCUM_SYSTEM, UcumError, check_ucum, suggest_ucum};
+pub use validator::{Category, EventResult, Level, SampleEvent, Validation, ValidationReport, validate};
 
 use serde_json::{Value, json};
 
+use crate::device::DeviceMapping;
 use crate::document::Document;
 use crate::fhir::FhirMapping;
 use crate::finding::{Finding, Severity, has_errors};
@@ -110,7 +113,7 @@ pub fn check_pack(
         options
     });
     let fhir = fhir_text.and_then(|text| {
-        let (mapping, findings) = FhirMapping::load(text);
+        let (mapping, findings) = FhirMapping::load_partial(text);
         let usable = !has_errors(&findings);
         add(PackFile::Fhir, findings);
         let mapping = match &options {
@@ -130,7 +133,7 @@ pub fn check_pack(
         );
     }
     if let Some(text) = device_text {
-        add(PackFile::Device, device_errors(text));
+        add(PackFile::Device, DeviceMapping::load(text).1);
         if let Ok(document) = Document::parse(text) {
             let templates = device::device_templates(&document);
             add(PackFile::Device, device::lint_device(&document, &templates));
@@ -155,14 +158,6 @@ pub fn check_pack(
     }
     found.sort_by_key(|f| (f.file, f.finding.place.map_or(0, |place| place.start)));
     found
-}
-
-/// Load errors of a device mapping.
-fn device_errors(text: &str) -> Vec<Finding> {
-    match Document::parse(text) {
-        Ok(_) => Vec::new(),
-        Err(finding) => vec![Finding::clone(&finding)],
-    }
 }
 
 /// Whether a text is a date with two readings, such as `02/01/2019`, which is read month first (rule D10).

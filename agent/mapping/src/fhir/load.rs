@@ -10,7 +10,7 @@ use super::template::{
     Coding, Component, Concept, FhirMapping, FhirTemplate, Unit, ValueKind, ValueTemplate,
 };
 use crate::document::{Document, Node, Shape, Span};
-use crate::finding::{Finding, Place, nearest};
+use crate::finding::{Finding, Place, has_errors, nearest};
 
 const ROOT_TYPE: &str = "CollectionFhir";
 const TEMPLATE_TYPE: &str = "CodeValueFhir";
@@ -25,10 +25,15 @@ const TEMPLATE_MEMBERS: [&str; 6] = [
 const VALUE_TYPES: [&str; 4] = ["SampledData", "Quantity", "String", "CodeableConcept"];
 
 impl FhirMapping {
-    /// Loads a mapping text. The mapping is `None` when nothing of it can be used; with errors among the findings
-    /// ([`crate::has_errors`]) it holds the templates without errors, for tools that show partial results; a service
-    /// refuses it.
+    /// Loads a mapping text. All errors are found at once; any of them refuses the whole mapping.
     pub fn load(text: &str) -> (Option<FhirMapping>, Vec<Finding>) {
+        let (mapping, findings) = Self::load_partial(text);
+        (mapping.filter(|_| !has_errors(&findings)), findings)
+    }
+
+    /// As [`FhirMapping::load`], but gives the templates that have no error, for tools that show partial results;
+    /// `None` when the document itself is no mapping.
+    pub fn load_partial(text: &str) -> (Option<FhirMapping>, Vec<Finding>) {
         let document = match Document::parse(text) {
             Ok(document) => document,
             Err(finding) => return (None, vec![finding]),

@@ -219,8 +219,9 @@ fn errors_of_a_mapping_come_all_at_once_with_their_places() {
       "components": [{ "codes": [] }, { "codes": [], "value": { "valueType": "SampledData", "defaultPeriod": 0 } }] } },
   { "templateType": "CodeValueFhir", "template": { "typeName": "c", "codes": [],
       "value": { "valueType": "CodeableConcept" } } } ] }"#;
-    let (mapping, findings) = FhirMapping::load(text);
+    let (mapping, findings) = FhirMapping::load_partial(text);
     assert!(mapping.unwrap().templates().is_empty());
+    assert!(FhirMapping::load(text).0.is_none());
     let found: Vec<(&str, Option<usize>, &str, usize)> = findings
         .iter()
         .map(|f| {
