@@ -10,6 +10,7 @@ use crate::error::ErrorKind;
 use crate::expression::EvaluationError;
 use crate::jmespath::value::Reference;
 use crate::jmespath::{Comparator, Expr, JmesPath, MAXIMUM_WORK, Value, functions};
+use crate::jsonpath::MAXIMUM_RESULTS;
 use crate::message::{Kind, Token};
 use crate::number::compare_floats;
 
@@ -26,7 +27,7 @@ pub(super) type Evaluated<'t> = Result<Value<'t>, Failure>;
 
 pub(super) fn select_all<'t>(path: &'t JmesPath, root: Token<'t>) -> Result<Vec<Value<'t>>, EvaluationError> {
     let evaluator = Evaluator::default();
-    let found = evaluator.top(path.expr(), &Value::Token(root));
+    let found = evaluator.result(path.expr(), root);
     let (value, projection) = found.map_err(|failure| described(path, failure))?;
     Ok(match value {
         value if value.is_null() => Vec::new(),
@@ -44,7 +45,7 @@ pub(super) fn select_one<'t>(
         return Ok(found.filter(|token| !token.is_null()).map(Value::Token));
     }
     let evaluator = Evaluator::default();
-    let found = evaluator.top(path.expr(), &Value::Token(root));
+    let found = evaluator.result(path.expr(), root);
     let (value, projection) = found.map_err(|failure| described(path, failure))?;
     if value.is_null() {
         return Ok(None);
@@ -109,6 +110,48 @@ impl Evaluator {
             .and_then(|amount| self.work.get().checked_sub(amount));
         self.work.set(left.unwrap_or(0));
         left.map(|_| ()).ok_or(Failure::Limit)
+    }
+
+    /// Takes what writing `value` out takes: parts that an expression repeats are shared until then.
+    pub(super) fn charge_whole(&self, value: &Value<'_>) -> Result<(), Failure> {
+        const OF_EACH: usize = 4;
+        match value {
+            Value::Token(token) => token.with_descendants().try_for_each(|(name, each)| {
+                let text = each.text().or(each.number()).map_or(0, str::len);
+                self.charge(OF_EACH + (name.map_or(0, str::len) + text).div_ceil(8))
+            }),
+            Value::Text(text) => self.charge(OF_EACH + text.len().div_ceil(8)),
+            Value::Array(elements) => {
+                self.charge(OF_EACH)?;
+                elements.iter().try_for_each(|element| self.charge_whole(element))
+            }
+            Value::Object(members) => {
+                self.charge(OF_EACH)?;
+                members.iter().try_for_each(|(name, member)| {
+                    self.charge(name.len().div_ceil(8))?;
+                    self.charge_whole(member)
+                })
+            }
+            _ => self.charge(OF_EACH),
+        }
+    }
+
+    /// As [`Evaluator::top`], and what it gives can be written out.
+    fn result<'t>(&self, expr: &'t Expr, root: Token<'t>) -> Result<(Value<'t>, bool), Failure> {
+        let (value, projection) = self.top(expr, &Value::Token(root))?;
+        match &value {
+            // Elements of the message, as type matches give them, are as large as they are there.
+            Value::Array(elements)
+                if projection
+                    && elements.len() <= MAXIMUM_RESULTS
+                    && elements.iter().all(|element| matches!(element, Value::Token(_))) => {}
+            Value::Array(elements) if projection && elements.len() > MAXIMUM_RESULTS => {
+                return Err(Failure::Limit);
+            }
+            Value::Array(_) | Value::Object(_) => self.charge_whole(&value)?,
+            _ => {}
+        }
+        Ok((value, projection))
     }
 
     /// The value of the whole expression, and whether it is a projection, of which each element counts.
@@ -445,5 +488,193 @@ fn spelling<'t>(value: &Value<'t>) -> Option<&'t str> {
     match value {
         Value::Token(token) => token.number(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Tree, parse};
+    use proptest::prelude::*;
+
+    fn found(path: &str, document: &str) -> String {
+        let tree = parse(document.as_bytes()).unwrap();
+        let path = JmesPath::parse(path).unwrap();
+        match path.select_one(tree.root()) {
+            Ok(found) => found.map_or("nothing".to_owned(), |found| found.to_string()),
+            Err(error) => error.kind.name().to_owned(),
+        }
+    }
+
+    #[test]
+    fn numbers_keep_their_spelling_until_they_are_computed() {
+        let document =
+            r#"{"a": 36.50, "b": [1.10, 1.2], "big": 12345678901234567890, "c": {"z": 1, "y": 2}}"#;
+        let table = [
+            ("max(b)", "1.2"),
+            ("sort(b)[0]", "1.10"),
+            ("not_null(missing, a)", "36.50"),
+            ("to_string(@.b)", "\"[1.10,1.2]\""),
+            ("add(a, `0`)", "36.5"),
+            ("big", "12345678901234567890"),
+            ("add(big, `1`)", "OverflowException"),
+            ("keys(c)", "[\"z\",\"y\"]"),
+            ("`1.50`", "1.50"),
+            ("b[?@ == `1.1`]", "[1.10]"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(found(path, document), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn arithmetic_is_exact_and_says_when_it_cannot_be() {
+        let table = [
+            ("divide(`40`, `50`)", "0.8"),
+            ("divide(`100`, `-1`)", "-100"),
+            ("divide(`1`, `0`)", "DivideByZeroException"),
+            ("divide(`1`, `0.0`)", "DivideByZeroException"),
+            ("divide(`-9223372036854775808`, `-1`)", "OverflowException"),
+            ("add(`9223372036854775807`, `1`)", "OverflowException"),
+            ("multiply(`1e308`, `10`)", "OverflowException"),
+            ("pow(`2`, `-1`)", "0.5"),
+            ("pow(`-1`, `-3`)", "-1"),
+            ("pow(`0`, `-1`)", "DivideByZeroException"),
+            ("pow(`2`, `63`)", "OverflowException"),
+            ("pow(`-2`, `63`)", "-9223372036854775808"),
+            ("pow(`-1`, `0.5`)", "OverflowException"),
+            ("abs(`-9223372036854775808`)", "OverflowException"),
+            ("sum(`[1, 2.5]`)", "3.5"),
+            ("sum(`[]`)", "0"),
+            ("avg(`[]`)", "nothing"),
+            ("add('1', `1`)", "Exception"),
+            ("fromUnixTimestamp(`253402300800`)", "ArgumentOutOfRangeException"),
+            (
+                "fromUnixTimestampMs(`1626799080250`)",
+                "\"2021-07-20T16:38:00.250Z\"",
+            ),
+            ("insertString('äb', 'x', `1`)", "\"äxb\""),
+            ("insertString('ab', 'x', `3`)", "ArgumentOutOfRangeException"),
+            ("to_number('1,000')", "nothing"),
+            ("to_number(' 7 ')", "7"),
+            ("ceil(`-0.5`)", "0"),
+        ];
+        for (path, expected) in table {
+            assert_eq!(found(path, "{}"), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn work_and_text_are_bounded_with_a_clear_error() {
+        let doubled = format!("[a, a]{}", " | [@, @]".repeat(40));
+        for path in [
+            format!("{doubled} | to_string(@)"),
+            format!("{doubled} == {doubled}"),
+            format!("'aaaaaaaaaaaaaaaa'{}", " | join('', [@, @])".repeat(40)),
+            format!("{doubled}{} | length(@)", " | []".repeat(40)),
+        ] {
+            assert_eq!(
+                found(&path, r#"{"a": [1, 2, 3]}"#),
+                "InsufficientExecutionStackException",
+                "{path}"
+            );
+        }
+    }
+
+    fn expressions() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            4 => "[a-c]",
+            1 => Just("@".to_owned()),
+            1 => "`(1|\"a\"|null|true|\\[1\\])`",
+            1 => "'[a-c]'",
+            1 => (-2..3i32).prop_map(|n| format!("[{n}]")),
+            1 => (-2..3i32, -2..3i32).prop_map(|(a, b)| format!("[{a}:{b}]")),
+            1 => Just("*".to_owned()),
+        ];
+        leaf.prop_recursive(4, 16, 3, |inner| {
+            prop_oneof![
+                3 => (inner.clone(), "[a-c]").prop_map(|(a, b)| format!("{a}.{b}")),
+                1 => (inner.clone(), -2..3i32).prop_map(|(a, n)| format!("{a}[{n}]")),
+                1 => (inner.clone(), 1..3i32).prop_map(|(a, n)| format!("{a}[::{n}]")),
+                1 => inner.clone().prop_map(|a| format!("{a}[*]")),
+                1 => inner.clone().prop_map(|a| format!("{a}[]")),
+                1 => inner.clone().prop_map(|a| format!("{a}.*")),
+                2 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a}[?{b}]")),
+                2 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} | {b}")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} && {b}")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} || {b}")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} == {b}")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{a} < {b}")),
+                1 => inner.clone().prop_map(|a| format!("!{a}")),
+                1 => inner.clone().prop_map(|a| format!("({a})")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
+                1 => inner.clone().prop_map(|a| format!("{{a: {a}}}")),
+                2 => (inner.clone(), "length|keys|values|type|to_string|to_array|reverse|sort|max|min|sum|avg|not_null|to_number|abs|ceil|floor")
+                    .prop_map(|(a, name)| format!("{name}({a})")),
+                1 => (inner.clone(), inner.clone(), "contains|starts_with|ends_with|join|merge").prop_map(|(a, b, name)| format!("{name}({a}, {b})")),
+                1 => (inner.clone(), "[a-c]", "sort_by|max_by|min_by").prop_map(|(a, b, name)| format!("{name}({a}, &{b})")),
+                1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("map(&{a}, {b})")),
+            ]
+        })
+    }
+
+    fn documents() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            (-2i64..3).prop_map(Into::into),
+            "[a-c]{0,2}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(3, 24, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(serde_json::Value::Array),
+                // In order of names, as the oracle has them.
+                prop::collection::btree_map("[a-c]", inner, 0..4)
+                    .prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// Numbers by value; an error is an error.
+    fn plain(value: &serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Number(number) => number
+                .as_f64()
+                .map_or(serde_json::Value::Null, |float| format!("{float}").into()),
+            serde_json::Value::Array(elements) => elements.iter().map(plain).collect(),
+            serde_json::Value::Object(members) => members
+                .iter()
+                .map(|(name, member)| (name.clone(), plain(member)))
+                .collect(),
+            other => other.clone(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// The jmespath crate is the oracle: the same expressions are taken, with the same results.
+        #[test]
+        fn agrees_with_the_jmespath_crate(text in expressions(), document in documents()) {
+            let theirs = jmespath::compile(&text);
+            let ours = JmesPath::parse(&text);
+            prop_assert_eq!(theirs.is_ok(), ours.is_ok(), "{}: {:?} {:?}", text, theirs.err(), ours.err());
+            let (Ok(theirs), Ok(ours)) = (theirs, ours) else { return Ok(()) };
+            let tree = Tree::from(&document);
+            let variable = jmespath::Variable::from_json(&document.to_string()).unwrap();
+            let variable = std::sync::Arc::new(variable);
+            let mut context = jmespath::Context::new(&text, &jmespath::DEFAULT_RUNTIME);
+            let theirs = jmespath::interpret(&variable, theirs.as_ast(), &mut context)
+                .map(|found| plain(&serde_json::from_str(&found.to_string()).unwrap()));
+            let evaluator = Evaluator::default();
+            let ours = evaluator.value(ours.expr(), &Value::Token(tree.root()));
+            match (theirs, ours) {
+                (Ok(theirs), Ok(ours)) => {
+                    prop_assert_eq!(plain(&ours.to_tree().root().to_value()), theirs, "{} on {}", text, document);
+                }
+                (Err(_), Err(_)) => {}
+                (theirs, ours) => prop_assert!(false, "{} on {}: {:?} {:?}", text, document, theirs, ours),
+            }
+        }
     }
 }

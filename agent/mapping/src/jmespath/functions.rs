@@ -497,33 +497,8 @@ impl<'t> Call<'_, 't> {
         if let Some(text) = value.as_text() {
             return Ok(Value::Text(text));
         }
-        self.charge_tree(value)?;
+        self.evaluator.charge_whole(value)?;
         Ok(Value::Text(Cow::Owned(value.to_string())))
-    }
-
-    /// What writing a value as text takes.
-    fn charge_tree(&self, value: &Value<'t>) -> Result<(), Failure> {
-        match value.kind() {
-            Kind::Array => {
-                for element in self
-                    .evaluator
-                    .charge(1)
-                    .map(|()| value.elements().unwrap_or_default())?
-                {
-                    self.charge_tree(&element)?;
-                }
-                Ok(())
-            }
-            Kind::Object => {
-                for (name, member) in value.members().unwrap_or_default() {
-                    self.charge_text(name.len() + 8)?;
-                    self.charge_tree(&member)?;
-                }
-                Ok(())
-            }
-            Kind::String => self.charge_text(value.as_text().map_or(0, |text| text.len()) + 8),
-            _ => self.evaluator.charge(4),
-        }
     }
 
     fn arithmetic(&self, exact: fn(i64, i64) -> Option<i64>, rounded: fn(f64, f64) -> f64) -> Evaluated<'t> {
