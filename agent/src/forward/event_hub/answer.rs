@@ -18,6 +18,8 @@ pub(super) enum Verdict {
     Refused(ErrorRecord),
     /// It is too large (413).
     TooLarge,
+    /// The connection broke with it; perhaps it was taken, perhaps it is larger than something on the way takes.
+    Broken(Link),
     /// Nothing can be sent now.
     Down(Link),
 }
@@ -75,9 +77,10 @@ pub(super) fn of_http(error: &HttpError, trust: ClockTrust) -> Verdict {
         _ => "EventHubProducerClientException",
     };
     let verdict = down(name, error.text.clone(), None);
-    match error.kind {
-        HttpErrorKind::Tls { clock: true } => or_the_clock(trust, verdict),
-        _ => verdict,
+    match (error.kind, verdict) {
+        (HttpErrorKind::Tls { clock: true }, verdict) => or_the_clock(trust, verdict),
+        (HttpErrorKind::Reset | HttpErrorKind::Timeout, Verdict::Down(link)) => Verdict::Broken(link),
+        (_, verdict) => verdict,
     }
 }
 

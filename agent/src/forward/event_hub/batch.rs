@@ -3,10 +3,70 @@
 use super::event::Event;
 
 /// Bytes of a publication that are not in its events: URL, headers with a token, array.
-pub(super) const PUBLICATION_OVERHEAD: usize = 2048;
+const PUBLICATION_OVERHEAD: usize = 2048;
 
 /// Bytes that the hub may count for an event beside its JSON text.
 const EVENT_OVERHEAD: usize = 64;
+
+/// Publications are not made smaller than this for a connection that breaks.
+const SMALLEST: usize = 16 * 1024;
+
+/// Publications that are taken before a larger one is tried again.
+const TAKEN_BEFORE_LARGER: u32 = 64;
+
+/// How large publications are made: up to the configured limit, less when the hub says that it takes less (413), and less
+/// for a while when connections break with large ones, as they do where something on the way has a limit of its own.
+#[derive(Debug)]
+pub(super) struct PublicationSize {
+    /// As configured, or less when the hub has said so.
+    limit: usize,
+    cut_at: usize,
+    largest_taken: usize,
+    taken: u32,
+}
+
+impl PublicationSize {
+    pub fn new(limit: usize) -> PublicationSize {
+        PublicationSize {
+            limit,
+            cut_at: limit,
+            largest_taken: 0,
+            taken: 0,
+        }
+    }
+
+    /// Where to cut now.
+    pub fn cut_at(&self) -> usize {
+        self.cut_at
+    }
+
+    /// A publication with a body of `size` bytes was taken.
+    pub fn taken(&mut self, size: usize) {
+        self.largest_taken = self.largest_taken.max(size);
+        self.taken += 1;
+        if self.taken >= TAKEN_BEFORE_LARGER {
+            self.taken = 0;
+            self.cut_at = self.cut_at.saturating_mul(2).min(self.limit);
+        }
+    }
+
+    /// One of `size` bytes was refused for its size: that size is not tried again, so that cutting anew gives smaller ones.
+    pub fn refused(&mut self, size: usize) {
+        let taken = if self.largest_taken < size {
+            self.largest_taken
+        } else {
+            0
+        };
+        self.limit = taken.max(size / 2) + PUBLICATION_OVERHEAD;
+        self.cut_at = self.cut_at.min(self.limit);
+    }
+
+    /// The connection broke with one of `size` bytes.
+    pub fn broken(&mut self, size: usize) {
+        self.taken = 0;
+        self.cut_at = (size / 2).max(SMALLEST).min(self.cut_at);
+    }
+}
 
 /// Bytes of an event towards the limit.
 pub(super) fn weight(event: &Event) -> usize {
@@ -62,6 +122,22 @@ mod tests {
             device: None,
             element: vec![b'1'; length],
         }
+    }
+
+    #[test]
+    fn a_broken_connection_makes_publications_smaller_for_a_while_and_a_refusal_for_good() {
+        let mut size = PublicationSize::new(1_000_000);
+        size.broken(900_000);
+        size.broken(450_000);
+        assert_eq!(size.cut_at(), 225_000);
+        (0..3 * TAKEN_BEFORE_LARGER).for_each(|_| size.taken(200_000));
+        assert_eq!(size.cut_at(), 1_000_000);
+        size.refused(900_000);
+        assert_eq!(size.cut_at(), 450_000 + PUBLICATION_OVERHEAD);
+        (0..100).for_each(|_| size.broken(9));
+        assert_eq!(size.cut_at(), SMALLEST);
+        (0..20 * TAKEN_BEFORE_LARGER).for_each(|_| size.taken(9));
+        assert_eq!(size.cut_at(), 450_000 + PUBLICATION_OVERHEAD);
     }
 
     proptest! {

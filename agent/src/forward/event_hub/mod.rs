@@ -19,6 +19,7 @@ use crate::config::{AuthConfig, ClockTrust, EventHubConfig, EventPayload, Partit
 use crate::telemetry::errors::ErrorRecord;
 use crate::worker::Worker;
 use answer::Verdict;
+use batch::PublicationSize;
 use event::Event;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,10 +58,8 @@ pub struct EventHubDestination {
     partition_key: PartitionKey,
     /// Largest publication in bytes, as configured.
     limit: usize,
-    /// Where events are cut into publications; smaller than the limit once the hub has refused one for its size.
-    cut_at: usize,
-    /// Largest publication that the hub has taken.
-    largest_taken: usize,
+    /// Where events are cut into publications.
+    size: PublicationSize,
     refused_in_a_row: u8,
     has_taken: bool,
     /// Attempts of events that were refused alone while the hub took nothing.
@@ -113,8 +112,7 @@ impl EventHubDestination {
             origin,
             partition_key: config.partition_key,
             limit: config.max_batch_bytes,
-            cut_at: config.max_batch_bytes,
-            largest_taken: 0,
+            size: PublicationSize::new(config.max_batch_bytes),
             refused_in_a_row: 0,
             has_taken: false,
             attempts: HashMap::new(),
@@ -201,7 +199,7 @@ impl EventHubDestination {
             .map(|(index, _)| index)
             .collect();
         for (key, indexes) in self.by_partition_key(&events, waiting) {
-            let mut runs = batch::cut(&events, &indexes, self.cut_at);
+            let mut runs = batch::cut(&events, &indexes, self.size.cut_at());
             runs.reverse();
             while let Some(run) = runs.pop() {
                 let body = batch::body(&events, &run);
@@ -209,16 +207,23 @@ impl EventHubDestination {
                 match self.publish(&key, body).await {
                     Verdict::Taken => {
                         (self.has_taken, self.refused_in_a_row) = (true, 0);
-                        self.largest_taken = self.largest_taken.max(size);
+                        self.size.taken(size);
                         self.attempts.clear();
                         set(&mut fates, &run, &Fate::Delivered);
                     }
+                    Verdict::Broken(link) => {
+                        self.size.broken(size);
+                        return (fates, link);
+                    }
                     Verdict::Down(link) => return (fates, link),
-                    verdict @ (Verdict::TooLarge | Verdict::Refused(_)) if run.len() > 1 => {
-                        if verdict == Verdict::TooLarge {
-                            // The tier takes less than the configuration says: do not try that size again.
-                            self.cut_at = self.largest_taken.max(size / 2) + batch::PUBLICATION_OVERHEAD;
-                        }
+                    Verdict::TooLarge if run.len() > 1 => {
+                        self.size.refused(size);
+                        let left: Vec<usize> =
+                            run.into_iter().chain(runs.into_iter().rev().flatten()).collect();
+                        runs = batch::cut(&events, &left, self.size.cut_at());
+                        runs.reverse();
+                    }
+                    Verdict::Refused(_) if run.len() > 1 => {
                         let (first, second) = run.split_at(run.len() / 2);
                         runs.push(second.to_vec());
                         runs.push(first.to_vec());
