@@ -16,6 +16,7 @@ pub mod measurement;
 pub mod message;
 pub mod number;
 pub mod pack_options;
+pub mod phd;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod time;

@@ -222,7 +222,7 @@ struct JsonPathValue {
 #[schemars(untagged, inline)]
 #[expect(dead_code, reason = "read by the derive only")]
 enum Text {
-    Text(String),
+    Quoted(String),
     Number(f64),
     Boolean(bool),
 }

@@ -297,12 +297,12 @@ pub fn by_group(readings: &[Reading]) -> Vec<(GroupKey, Vec<Reading>)> {
     groups
 }
 
+/// Observations, and the type and error of each group that gave none.
+pub type Observed = (Vec<Value>, Vec<(String, String)>);
+
 /// The Observations that measurements become as if nothing was stored, in order of their groups, and the type and error of
 /// each group and Observation that fails.
-pub fn observations_of(
-    mapping: &Value,
-    measurements: &Value,
-) -> Result<(Vec<Value>, Vec<(String, String)>), String> {
+pub fn observations_of(mapping: &Value, measurements: &Value) -> Result<Observed, String> {
     let mapping = checked(Some(mapping))?;
     let ids = ResourceIds {
         patient: "patient".to_owned(),
@@ -380,6 +380,9 @@ fn is_same_observation(stored: &Value, system: &str, value: &str, id: &str) -> b
     by_identifier || stored.get("id").and_then(Value::as_str) == Some(id)
 }
 
+/// What the server has for an identity, and what is remembered of it.
+type Known = Option<(Value, Option<SentMemory>)>;
+
 enum Written {
     Create(Value, SentMemory),
     Update(Value, SentMemory),
@@ -394,7 +397,7 @@ fn write(
     ids: &ResourceIds,
     type_name: &str,
     options: &BuildOptions,
-    stored: &dyn Fn(&str, &str, &str) -> Option<(Value, Option<SentMemory>)>,
+    stored: &dyn Fn(&str, &str, &str) -> Known,
 ) -> Result<Written, BuildError> {
     loop {
         let made = identity(

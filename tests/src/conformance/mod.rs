@@ -7,6 +7,7 @@ pub mod device;
 pub mod examples;
 pub mod expressions;
 pub mod fhir;
+pub mod phd;
 pub mod same;
 pub mod serial;
 pub mod validator;
@@ -199,6 +200,8 @@ pub fn run_vector(vector: &Value) -> Run {
             "device" => device::template_validation(vector),
             _ => fhir::template_validation(vector),
         }
+    } else if phd::is_float_vector(vector) {
+        phd::run(vector)
     } else if validator::is_validator_vector(vector) {
         validator::run(vector)
     } else if has("messageForm") || has("normalizedInput") {

@@ -179,10 +179,8 @@ pub fn is_ambiguous_date(text: &str) -> bool {
     let (first, second) = (day_or_month(), day_or_month());
     let year = parts.next().is_some_and(|rest| {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let ends = !rest
-            .bytes()
-            .nth(digits)
-            .is_some_and(|b| b.is_ascii_alphabetic() && b != b'T');
+        let after = rest.as_bytes().get(digits);
+        let ends = !after.is_some_and(|b| b.is_ascii_alphabetic() && *b != b'T');
         (digits == 4 || digits == 2) && ends
     });
     year && first.is_some() && second.is_some() && first != second
