@@ -3,13 +3,15 @@
 use super::packs::{Located, folder_of_packs, locate};
 use super::{DEFAULT_CONFIG, Format, print};
 use crate::config::{self, Config, DestinationKind, EventPayload};
-use crate::packs::PackFinding;
+use crate::packs::{FileRole, Form, PackFinding, PackText};
 use clap::Args;
+use iomt_mapping::check::{EarlierPack, PackFile, check_pack};
 use iomt_mapping::finding::nearest;
 use iomt_mapping::{Finding, Severity};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Check a configuration and mapping packs, without starting anything
 #[derive(Args, Debug)]
@@ -126,14 +128,20 @@ impl Report {
 
     fn packs(&mut self, located: &Located, config: Option<(&str, &Config)>) {
         let needs_fhir = config.is_none_or(|(_, config)| needs_fhir_mappings(config));
+        let mut earlier: Vec<PackText> = Vec::new();
         for (name, files) in &located.packs {
             self.packs += 1;
             let (pack, findings) = files.load(name);
-            for found in findings {
-                self.found.push(in_folder(&located.dir, found));
+            let mut found = findings;
+            if let Ok(text) = files.text(name) {
+                found.extend(linted(&text, files.form, &earlier, &found));
+                earlier.push(text);
             }
+            found.sort_by_key(|one| (one.file.clone(), one.finding.place.map(|place| place.start)));
+            self.found
+                .extend(found.into_iter().map(|one| in_folder(&located.dir, one)));
             if pack.is_some_and(|pack| pack.fhir.is_none()) && needs_fhir {
-                let file = files.form.file_name(name, crate::packs::FileRole::Fhir);
+                let file = files.form.file_name(name, FileRole::Fhir);
                 let finding = Finding::warning("MissingFile", "The pack has no FHIR mapping.").suggest(
                     "A FHIR destination needs one; Event Hubs with raw messages or measurements does not.",
                 );
@@ -238,6 +246,37 @@ impl Found {
             "suggestion": finding.suggestion,
         })
     }
+}
+
+/// What is doubtful in a pack as a whole; what loading has found already is left out.
+fn linted(text: &PackText, form: Form, earlier: &[PackText], known: &[PackFinding]) -> Vec<PackFinding> {
+    let earlier: Vec<EarlierPack<'_>> = earlier
+        .iter()
+        .map(|pack| EarlierPack {
+            name: &pack.name,
+            device_text: &pack.device,
+        })
+        .collect();
+    let lints = check_pack(
+        Some(&text.device),
+        text.fhir.as_deref(),
+        text.agent.as_deref(),
+        &earlier,
+    );
+    let new = lints.into_iter().filter_map(|lint| {
+        let (role, content) = match lint.file {
+            PackFile::Device => (FileRole::Device, Some(&text.device)),
+            PackFile::Fhir => (FileRole::Fhir, text.fhir.as_ref()),
+            PackFile::Agent => (FileRole::Agent, text.agent.as_ref()),
+        };
+        let found = PackFinding {
+            file: form.file_name(&text.name, role),
+            text: Arc::from(content.map_or("", String::as_str)),
+            finding: lint.finding,
+        };
+        (!known.contains(&found)).then_some(found)
+    });
+    new.collect()
 }
 
 fn in_folder(dir: &Path, mut found: PackFinding) -> Found {

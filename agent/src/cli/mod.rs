@@ -2,6 +2,7 @@
 //! with its exit code whether all is well: 0 yes, 1 no, 2 wrong arguments.
 
 pub mod check;
+pub mod map;
 mod packs;
 pub mod simulate;
 
@@ -32,6 +33,7 @@ The agent is not a medical device and raises no alarms.",
     after_long_help = "\
 First steps:
   bedside-agent check --config agent.toml          what is wrong in the configuration and its mappings, with line and column
+  bedside-agent map --pack heart-rate reading.json what a message becomes, step by step
 
 `bedside-agent COMMAND --help` shows examples of each command. Exit codes: 0 all is well, 1 something is wrong, 2 wrong
 arguments."
@@ -44,6 +46,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Check(check::Check),
+    Map(map::Map),
     Simulate(simulate::Simulate),
 }
 
@@ -65,6 +68,7 @@ impl Cli {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         match &self.command {
             Command::Check(check) => check.run(),
+            Command::Map(map) => map.run(),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),
         }
     }
