@@ -19,10 +19,11 @@ pub(super) fn text(explained: &Explained) -> String {
         0 => String::new(),
         count => format!(", {count} left out: an earlier pack gives the same type"),
     };
+    let plural = if explained.measurements == 1 { "" } else { "s" };
+    let (measurements, failed) = (explained.measurements, explained.failed);
     let _ = writeln!(
         out,
-        "{} measurements, {} failed{shadowed}",
-        explained.measurements, explained.failed
+        "{measurements} measurement{plural}, {failed} failed{shadowed}"
     );
     if explained.measurements == 0 && explained.failed == 0 {
         out.push_str("No template matched: the agent would keep the message as unmatched.\n");
@@ -66,7 +67,8 @@ fn show_template(out: &mut String, template: &TemplateTrace) -> std::fmt::Result
     if let Some(error) = &template.error {
         writeln!(out, "      {error}")?;
     }
-    if let Some(part) = &template.found_up_to {
+    // That the message itself is there says nothing.
+    if let Some(part) = template.found_up_to.as_ref().filter(|part| *part != "$") {
         writeln!(out, "      finds something up to {part}")?;
     }
     for missing in &template.missing {

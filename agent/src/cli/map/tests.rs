@@ -54,7 +54,7 @@ fn a_message_is_shown_from_type_match_to_observation() {
         "the message has no member \"battery\"\n",
         "Observation of hr by FHIR template 0",
         "\"value\": 78",
-        "1 measurements, 0 failed\n",
+        "1 measurement, 0 failed\n",
     ] {
         assert!(text.contains(step), "{step}\n{text}");
     }
