@@ -18,6 +18,7 @@ apt_needs() {
   command -v faketime >/dev/null || packages+=(faketime)
   command -v systemd-analyze >/dev/null || packages+=(systemd)
   command -v udevadm >/dev/null || packages+=(udev)
+  command -v systemd-nspawn >/dev/null || packages+=(systemd-container)
   command -v readelf >/dev/null || packages+=(binutils)
   command -v cc >/dev/null || packages+=(build-essential)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
