@@ -3,17 +3,25 @@
 //!
 //! The modules stand in the order in which a reading passes them; see `ARCHITECTURE.md`.
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod forward;
+pub mod group;
 pub mod ingest;
+pub mod intake;
 pub mod message;
+pub mod normalize;
 pub mod packs;
+pub mod pipeline;
+pub mod process;
 pub mod random;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;
+pub mod web;
 pub mod worker;

@@ -1,9 +1,14 @@
 //! What the whole-system tests share.
 #![allow(
     clippy::disallowed_methods,
-    reason = "tests live in real time, beside real servers"
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness of processes lives in real time, and a broken harness must say so at once"
 )]
 
 pub mod conformance;
 pub mod event_hub_endpoint;
 pub mod fhir_server;
+pub mod measure;
+pub mod real;

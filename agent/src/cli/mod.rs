@@ -2,9 +2,12 @@
 //! with its exit code whether all is well: 0 yes, 1 no, 2 wrong arguments.
 
 pub mod check;
+mod log;
 pub mod map;
 mod packs;
+pub mod run;
 pub mod simulate;
+pub mod status;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -45,6 +48,8 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Run(run::Run),
+    Status(status::Status),
     Check(check::Check),
     Map(map::Map),
     Simulate(simulate::Simulate),
@@ -67,6 +72,8 @@ impl Cli {
     /// When the command could not do its work.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         match &self.command {
+            Command::Run(run) => run.run().map(|()| ExitCode::SUCCESS),
+            Command::Status(status) => status.run(),
             Command::Check(check) => check.run(),
             Command::Map(map) => map.run(),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),

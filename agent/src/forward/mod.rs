@@ -6,6 +6,8 @@ mod endpoint;
 pub mod event_hub;
 pub mod fhir;
 pub mod http;
+pub mod pass;
+pub mod retry;
 
 use crate::message::{Position, Stamp, StoredMessage};
 use crate::packs::Pack;
@@ -135,4 +137,35 @@ pub struct Origin {
     pub gateway: Arc<str>,
     /// Id of the store: new when a damaged store was set aside, so that event ids stay unique.
     pub store: Arc<str>,
+}
+
+/// What the other loops know of a destination.
+#[derive(Clone, Debug)]
+pub struct DestinationHandle {
+    /// Number in the store.
+    pub id: u32,
+    /// Name in the configuration.
+    pub name: Arc<str>,
+    /// It takes raw messages and follows the journal; else it takes readings.
+    pub takes_messages: bool,
+    /// Hourly and daily readings wait for their group.
+    pub groups_by_period: bool,
+    /// Longest time that a changed group waits: microseconds.
+    pub flush_interval_us: u64,
+}
+
+/// The destinations of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Destinations(pub Vec<DestinationHandle>);
+
+impl Destinations {
+    /// Those that take readings.
+    pub fn of_readings(&self) -> impl Iterator<Item = &DestinationHandle> {
+        self.0.iter().filter(|d| !d.takes_messages)
+    }
+
+    /// Numbers of those that follow the journal.
+    pub fn followers(&self) -> Vec<u32> {
+        self.0.iter().filter(|d| d.takes_messages).map(|d| d.id).collect()
+    }
 }

@@ -12,12 +12,13 @@
 
 use super::open::Recovered;
 use super::progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
+use super::read::DeadLetterSummary;
 use crate::forward::{Fate, GroupKey, SentPeriod};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
 use iomt_mapping::Measurement;
 use std::collections::hash_map::{DefaultHasher, Entry};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -50,6 +51,11 @@ pub struct Settled {
 /// First pause of a waiting row, and its longest one, in microseconds.
 const WAIT_FIRST_US: u64 = 10_000_000;
 const WAIT_LONGEST_US: u64 = 600_000_000;
+
+/// Pause of readings that a reachable destination did not take; longer pauses are the destination's.
+fn retry_pause_us(tries: u32) -> u64 {
+    (250_000 << tries.min(7)).min(30_000_000)
+}
 
 type OpenKey = (u32, u32, Option<i64>);
 
@@ -275,6 +281,7 @@ impl Outbox {
 
     /// Exact readings that `destination` has to get, normalized with `revision`: messages that only a newer mapping
     /// matches, redriven dead letters. They count as new matches.
+    #[expect(clippy::too_many_arguments, reason = "the columns of a row")]
     pub fn add_refs(
         &mut self,
         destination: u32,
@@ -287,6 +294,48 @@ impl Outbox {
     ) {
         self.destination_mut(destination).matches += refs.len() as u64;
         self.insert_refs(destination, series, period, refs, revision, None, wall, due_us, 0);
+    }
+
+    /// Readings that wait from the beginning (for the clock). They count as new matches.
+    #[expect(clippy::too_many_arguments, reason = "the columns of a row")]
+    pub fn add_waiting(
+        &mut self,
+        destination: u32,
+        series: u32,
+        refs: Vec<(Position, u32)>,
+        revision: Option<RevisionId>,
+        error: ErrorRecord,
+        wall: i64,
+        now_us: u64,
+    ) {
+        self.destination_mut(destination).matches += refs.len() as u64;
+        let due = now_us + WAIT_FIRST_US;
+        self.insert_refs(
+            destination,
+            series,
+            None,
+            refs,
+            revision,
+            Some(error),
+            wall,
+            due,
+            0,
+        );
+    }
+
+    /// Makes waiting rows with this cause due at once: what they waited for has come.
+    pub fn wake_waiting(&mut self, error_name: &str, now_us: u64) {
+        for pending in self.rows.values_mut() {
+            if pending
+                .row
+                .waiting
+                .as_ref()
+                .is_some_and(|error| error.name == error_name)
+            {
+                pending.due_us = pending.due_us.min(now_us);
+                pending.tries = 0;
+            }
+        }
     }
 
     #[expect(
@@ -335,6 +384,28 @@ impl Outbox {
         self.pending.dead_letters.push(letter);
     }
 
+    /// Adds the dead letters that the store does not have yet to its summary of them.
+    pub fn add_unwritten(&self, summaries: &mut Vec<DeadLetterSummary>) {
+        let in_flight = self.in_flight.iter().flat_map(|taken| &taken.dead_letters);
+        for letter in in_flight.chain(&self.pending.dead_letters) {
+            let (cause, position) = (letter.cause(), letter.message.position);
+            match summaries.iter_mut().find(|known| known.cause == cause) {
+                Some(known) => {
+                    known.count += 1;
+                    known.first = known.first.min(position);
+                    known.last = known.last.max(position);
+                }
+                None => summaries.push(DeadLetterSummary {
+                    cause,
+                    count: 1,
+                    error: letter.error.clone(),
+                    first: position,
+                    last: position,
+                }),
+            }
+        }
+    }
+
     /// A ledger line.
     pub fn lose(&mut self, loss: Loss) {
         self.pending.any = true;
@@ -366,6 +437,16 @@ impl Outbox {
         self.open_runs.insert(source, stored.position);
         self.pending.runs.insert(stored.position);
         self.unmatched.insert(stored.position, run);
+    }
+
+    /// Notes a message that no template matched as a run of its own: others around it were matched meanwhile.
+    pub fn note_unmatched_alone(&mut self, stored: &StoredMessage, no_pack: bool) {
+        let open = self.open_runs.remove(&stored.message.source);
+        self.note_unmatched(stored, no_pack);
+        self.open_runs.remove(&stored.message.source);
+        if let Some(open) = open.filter(|open| *open > stored.position) {
+            self.open_runs.insert(stored.message.source, open);
+        }
     }
 
     /// A template matched: a run of unmatched messages of the source ends.
@@ -407,6 +488,17 @@ impl Outbox {
             .filter(|p| p.row.destination == destination)
             .map(|p| p.due_us)
             .min()
+    }
+
+    /// Makes everything due that waits for nothing but its time.
+    pub fn hurry(&mut self, now_us: u64) {
+        for pending in self
+            .rows
+            .values_mut()
+            .filter(|p| p.row.waiting.is_none() && p.tries == 0)
+        {
+            pending.due_us = pending.due_us.min(now_us);
+        }
     }
 
     /// Unsent matches of a destination: due ones and waiting ones.
@@ -492,6 +584,10 @@ impl Outbox {
     ) {
         let all_retry = !outcomes.is_empty() && outcomes.iter().all(|o| o.fate == Fate::Retry);
         if all_retry {
+            if let Some(pending) = self.rows.get_mut(&id) {
+                pending.tries += 1;
+                pending.due_us = now_us + retry_pause_us(pending.tries);
+            }
             return;
         }
         let Some(pending) = self.rows.get(&id).cloned() else {
@@ -537,7 +633,7 @@ impl Outbox {
                 row.revision,
                 None,
                 row.oldest,
-                now_us,
+                now_us + retry_pause_us(tries),
                 tries,
             );
         }
@@ -561,21 +657,30 @@ impl Outbox {
     /// Takes `gone` readings up to `covered` out of a row; what the journal no longer holds is lost, and said.
     fn shorten(&mut self, id: u64, before: &Row, covered: Option<Position>, gone: u64) {
         let mut missing = 0;
-        let ended = match (covered, self.rows.get_mut(&id)) {
-            (Some(covered), Some(pending)) if before.refs.is_none() => {
+        let covered = covered.unwrap_or(Position::MAX);
+        let Some(pending) = self.rows.get_mut(&id) else {
+            return;
+        };
+        let ended = match &before.refs {
+            None => {
                 pending.row.count = pending.row.count.saturating_sub(gone);
-                pending.row.first = pending.row.first.max(covered + 1);
+                pending.row.first = pending.row.first.max(covered.saturating_add(1));
                 let ended = pending.row.last <= covered;
                 if ended {
                     missing = pending.row.count;
                 }
                 ended
             }
-            (_, Some(pending)) => {
-                missing = pending.row.count.saturating_sub(gone);
-                true
+            Some(refs) => {
+                let left: Vec<(Position, u32)> =
+                    refs.iter().filter(|(at, _)| *at > covered).copied().collect();
+                missing = (refs.len() - left.len()) as u64 - gone.min((refs.len() - left.len()) as u64);
+                pending.row.count = left.len() as u64;
+                pending.row.first = left.first().map_or(pending.row.last, |(at, _)| *at);
+                let ended = left.is_empty();
+                pending.row.refs = Some(Arc::new(left));
+                ended
             }
-            (_, None) => return,
         };
         if ended {
             self.rows.remove(&id);
@@ -595,6 +700,16 @@ impl Outbox {
                 reason: "not in the journal any more".to_owned(),
             });
         }
+    }
+
+    /// Readings of a destination that rows other than `due` name one by one: ranges do not cover them.
+    pub fn named_readings(&self, destination: u32, due: &HashSet<u64>) -> HashSet<(Position, u32)> {
+        self.rows
+            .values()
+            .filter(|p| p.row.destination == destination && !due.contains(&p.row.id))
+            .filter_map(|p| p.row.refs.as_ref())
+            .flat_map(|refs| refs.iter().copied())
+            .collect()
     }
 
     /// Moves the rows of a destination to a later due time: it cannot be reached.
@@ -752,7 +867,7 @@ mod tests {
         outbox.settle(7, &HashMap::from([(row, 400)]), outcomes, 0);
         balance(&outbox, 7);
         assert_eq!(outbox.backlog(7), (601, 1));
-        let rest = outbox.due(7, 0);
+        let rest = outbox.due(7, 1_000_000);
         assert_eq!(
             rest.iter()
                 .map(|p| (p.row.first, p.row.count))

@@ -109,6 +109,19 @@ pub struct DeadLetter {
     pub message: Arc<StoredMessage>,
 }
 
+impl DeadLetter {
+    /// What an operator repairs at one place: stage, error name, template.
+    pub fn cause(&self) -> String {
+        let place = self
+            .error
+            .mapping
+            .as_ref()
+            .map(|m| format!("{}#{}", m.pack, m.template))
+            .unwrap_or_default();
+        format!("{}|{}|{place}", self.stage, self.error.name)
+    }
+}
+
 /// Readings given up on purpose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {

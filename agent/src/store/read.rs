@@ -80,13 +80,27 @@ impl Store {
             .optional()?)
     }
 
-    /// The newest set of packs of all, for a start with broken files.
+    /// The packs that were in use last, for a start with broken files.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn newest_revision_bundle(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let sql = "SELECT bundle FROM revision ORDER BY id DESC LIMIT 1";
+    pub fn last_good_packs(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT value FROM meta WHERE key = 'packs'";
         Ok(self.connection.query_row(sql, [], |row| row.get(0)).optional()?)
+    }
+
+    /// Keeps the packs that are in use now.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keep_packs(&mut self, bundle: &[u8]) -> Result<(), StoreError> {
+        if self.last_good_packs()?.as_deref() != Some(bundle) {
+            self.connection.execute(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES ('packs', ?1)",
+                [bundle],
+            )?;
+        }
+        Ok(())
     }
 
     /// What was remembered of an Observation that was sent.

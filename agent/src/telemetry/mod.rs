@@ -1,3 +1,5 @@
-//! What an operator sees: errors, counters, health.
+//! What an operator sees: errors, status, metrics, health.
 
 pub mod errors;
+pub mod metrics;
+pub mod status;

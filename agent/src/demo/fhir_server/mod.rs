@@ -8,6 +8,7 @@
 //! A [`FhirServer`] can be told to fail as servers do, and shows what it holds.
 
 mod bundle;
+mod in_process;
 mod interact;
 mod outcome;
 mod search;
@@ -89,6 +90,18 @@ pub struct FhirServer {
 }
 
 impl FhirServer {
+    /// A server that is reached within the process only ([`FhirServer::client`]), at `http://fhir.example/fhir`.
+    pub fn in_process() -> FhirServer {
+        FhirServer {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            shared: Arc::new(Shared {
+                base: format!("http://fhir.example{BASE_PATH}"),
+                inner: Mutex::default(),
+                stop: Notify::new(),
+            }),
+        }
+    }
+
     /// Serves `listener` in a task of the current runtime.
     ///
     /// # Errors
@@ -228,19 +241,30 @@ async fn handle(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<HttpBody> {
+    answer(&shared, &method, &uri, &headers, &body)
+}
+
+/// The response to a request, over HTTP or within the process.
+fn answer(
+    shared: &Shared,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Response<HttpBody> {
     let mut guard = shared.inner();
     let inner = &mut *guard;
     inner.requests += 1;
     // `Prefer: return=minimal` is for what the client writes, not for what it reads.
-    let minimal = method != Method::GET
-        && text(&headers, "prefer").is_some_and(|prefer| prefer.contains("return=minimal"));
+    let minimal = *method != Method::GET
+        && text(headers, "prefer").is_some_and(|prefer| prefer.contains("return=minimal"));
     let refusal_wanted = match inner.fault {
         Some(Fault::Refuse(status, after)) => Some((status, after)),
         _ => None,
     };
     let result = match refusal_wanted {
         Some((status, _)) => Err(Refusal::new(status, "transient", "told to refuse")),
-        None => request_of(&method, &uri, &headers, &body)
+        None => request_of(method, uri, headers, body)
             .and_then(|request| perform(&mut inner.store, &shared.base, request, minimal)),
     };
     inner.refused += u64::from(result.is_err());

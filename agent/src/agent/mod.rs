@@ -1,0 +1,511 @@
+//! Wiring and supervision of the loops: sources, intake, normalizing, one forward loop per destination, packs, clock,
+//! upkeep of the store, control socket and status page.
+//!
+//! All loops are tasks of one thread and share a [`Pipeline`]; the store and HTTP run on threads of their own behind the
+//! worker seam. What is outside (threads, sockets, serial ports) comes through [`Surroundings`], so that a simulation runs
+//! the same wiring with doubles.
+
+mod report;
+mod surroundings;
+mod upkeep;
+
+pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
+
+use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
+use crate::control::{self, Inquiry};
+use crate::forward::event_hub::EventHubDestination;
+use crate::forward::fhir::{FhirDestination, SentPeriods};
+use crate::forward::pass::{Context, LinkState, Messages, Readings, forward_messages, forward_readings};
+use crate::forward::{Delivery, DestinationHandle, Destinations, Group, MessageDelivery, Origin, RawMessage};
+use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
+use crate::intake::{self, CommitPolicy};
+use crate::message::{Message, SourceId};
+use crate::packs::{PackProblem, PackSet};
+use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
+use crate::store::outbox::Outbox;
+use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
+use crate::telemetry::status::Summary;
+use crate::{clock, web};
+use anyhow::Context as _;
+use embassy_time::{Duration, Instant, Timer, with_timeout};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinHandle, spawn_local};
+
+/// Messages that the channel between sources and intake holds; more than any window, so that polling never stops.
+const CHANNEL: usize = 4096;
+/// Longest time that a stop waits for what is in flight.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A source as the agent knows it.
+pub(crate) struct SourceEntry {
+    pub(crate) id: SourceId,
+    pub(crate) config: SourceConfig,
+    pub(crate) status: Arc<SourceStatus>,
+}
+
+/// A destination as the agent knows it.
+pub(crate) struct DestinationEntry {
+    pub(crate) handle: DestinationHandle,
+    pub(crate) kind: &'static str,
+    pub(crate) link: Rc<RefCell<LinkState>>,
+}
+
+/// The running agent, for whoever shows it.
+pub struct Agent {
+    pub(crate) config: Config,
+    pub(crate) pipeline: Rc<Pipeline>,
+    pub(crate) store_folder: PathBuf,
+    pub(crate) store_id: Arc<str>,
+    pub(crate) sources: Vec<SourceEntry>,
+    pub(crate) destinations: Vec<DestinationEntry>,
+    pub(crate) pack_set: RefCell<Arc<PackSet>>,
+    pub(crate) pack_problems: RefCell<Arc<Vec<PackProblem>>>,
+    pub(crate) started: Instant,
+}
+
+/// How the agent stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stopping {
+    /// Time to send what is in the buffer after the sources have stopped.
+    pub drain: Duration,
+}
+
+/// Runs the agent until `stop` turns true; `ready` is called once the sources are started. Must run inside a
+/// `tokio::task::LocalSet`. Returns the final accounts.
+///
+/// # Errors
+/// When the store cannot be opened, or a loop ends by itself.
+pub async fn run(
+    config: Config,
+    surroundings: &dyn Surroundings,
+    stopping: Stopping,
+    stop: watch::Receiver<bool>,
+    ready: impl FnOnce(Rc<Agent>),
+) -> anyhow::Result<Summary> {
+    let store_folder = store_folder(&config);
+    let worker = surroundings.store_worker().context("no thread for the store")?;
+    let folder = store_folder.clone();
+    let opened = worker
+        .call(move || Store::open(&folder))
+        .await
+        .map_err(|_| StoreError::Stopped)?;
+    let (mut store, recovered) = opened.with_context(|| format!("store in {}", store_folder.display()))?;
+    if let Some(aside) = &recovered.set_aside {
+        tracing::error!(
+            "the store was damaged and is set aside as {}; a new one was begun",
+            aside.display()
+        );
+    }
+    let mut source_ids = Vec::new();
+    for source in &config.sources {
+        source_ids.push(store.source(&source.name)?);
+    }
+    let mut destination_ids = Vec::new();
+    for destination in &config.destinations {
+        destination_ids.push(store.destination(&destination.name)?);
+    }
+    let last_good = store.last_good_packs()?;
+    let store = StoreHandle::new(store, worker);
+
+    let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
+    let agent = Rc::new(Agent {
+        sources: source_ids
+            .iter()
+            .zip(&config.sources)
+            .map(|(id, config)| SourceEntry {
+                id: *id,
+                config: config.clone(),
+                status: Arc::new(SourceStatus::default()),
+            })
+            .collect(),
+        destinations: destination_ids
+            .iter()
+            .zip(&config.destinations)
+            .map(|(id, d)| destination_entry(*id, d))
+            .collect(),
+        store_folder: store_folder.clone(),
+        store_id: Arc::from(recovered.store_id.as_str()),
+        pack_set: RefCell::default(),
+        pack_problems: RefCell::default(),
+        started: Instant::now(),
+        pipeline,
+        config,
+    });
+    Running::start(agent, surroundings, recovered, last_good)
+        .await?
+        .until(stop, stopping, ready)
+        .await
+}
+
+/// The folder of the store: configured, or the service's state directory.
+pub fn store_folder(config: &Config) -> PathBuf {
+    config.store.dir.clone().unwrap_or_else(|| {
+        std::env::var_os("STATE_DIRECTORY")
+            .map_or_else(|| Path::new("/var/lib/bedside-agent").to_owned(), PathBuf::from)
+    })
+}
+
+fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinations: &[u32]) -> Pipeline {
+    Pipeline {
+        store,
+        outbox: RefCell::new(Outbox::restore(recovered, destinations, clock::monotonic_us())),
+        recent: RefCell::new(Recent::default()),
+        packs: RefCell::new(PackBook::restore(&recovered.revisions)),
+        dating: RefCell::new(recovered.dating.clone()),
+        head: Cell::new(recovered.next_position),
+        committed: Notify::new(),
+        normalized: Notify::new(),
+        boot: recovered.boot,
+        trust: config.clock.trust,
+        disk: DiskState::default(),
+        beats: RefCell::default(),
+    }
+}
+
+fn destination_entry(id: u32, config: &crate::config::DestinationConfig) -> DestinationEntry {
+    let (kind, takes_messages, groups_by_period, flush_interval) = match &config.kind {
+        DestinationKind::Fhir(fhir) => ("fhir", false, true, fhir.flush_interval),
+        DestinationKind::EventHub(hub) => (
+            "event-hub",
+            hub.payload == EventPayload::Message,
+            hub.payload == EventPayload::Observation,
+            300,
+        ),
+    };
+    DestinationEntry {
+        handle: DestinationHandle {
+            id,
+            name: Arc::from(config.name.as_str()),
+            takes_messages,
+            groups_by_period,
+            flush_interval_us: flush_interval * 1_000_000,
+        },
+        kind,
+        link: Rc::default(),
+    }
+}
+
+/// The started loops.
+struct Running {
+    agent: Rc<Agent>,
+    sources: Vec<JoinHandle<()>>,
+    intake: JoinHandle<Result<(), StoreError>>,
+    normalizing: JoinHandle<Result<(), StoreError>>,
+    forwarding: Vec<JoinHandle<Result<(), StoreError>>>,
+    helpers: Vec<JoinHandle<()>>,
+    stop_intake: watch::Sender<bool>,
+    stop_normalizing: watch::Sender<bool>,
+    stop_forwarding: watch::Sender<bool>,
+}
+
+impl Running {
+    async fn start(
+        agent: Rc<Agent>,
+        surroundings: &dyn Surroundings,
+        recovered: Recovered,
+        last_good: Option<Vec<u8>>,
+    ) -> anyhow::Result<Running> {
+        let pipeline = &agent.pipeline;
+        let destinations = Rc::new(Destinations(
+            agent.destinations.iter().map(|d| d.handle.clone()).collect(),
+        ));
+        let mut helpers =
+            upkeep::start_packs(&agent, surroundings, Rc::clone(&destinations), last_good).await?;
+        let (sender, receiver) = mpsc::channel::<Message>(CHANNEL);
+        let (events, source_events) = mpsc::unbounded_channel();
+        let mut handles = Vec::new();
+        let mut sources = Vec::new();
+        for entry in &agent.sources {
+            let resume = recovered
+                .resume
+                .iter()
+                .filter(|m| m.message.source == entry.id)
+                .filter_map(|m| StoredPacket::of(&m.message))
+                .collect();
+            let context = SourceContext {
+                id: entry.id,
+                name: Arc::from(entry.config.name.as_str()),
+                gateway_id: Arc::from(agent.config.gateway.id.as_str()),
+                boot: pipeline.boot,
+                trust: pipeline.trust,
+                sender: sender.clone(),
+                resume,
+                status: Arc::clone(&entry.status),
+                events: events.clone(),
+            };
+            let (handle, source) = surroundings
+                .start_source(&entry.config, context)
+                .map_err(|e| anyhow::anyhow!("source {}: {}", entry.config.name, e.text))?;
+            handles.push(handle);
+            sources.push(spawn_local(source));
+        }
+        drop(sender);
+        let (stop_intake, intake_stop) = watch::channel(false);
+        let (stop_normalizing, normalizing_stop) = watch::channel(false);
+        let (stop_forwarding, forwarding_stop) = watch::channel(false);
+        let store = &agent.config.store;
+        let policy = CommitPolicy {
+            interval: Duration::from_micros(store.commit_interval.0),
+            progress_interval: Duration::from_micros(store.progress_interval.0),
+            messages: 1000,
+            bytes: 1 << 20,
+        };
+        let intake = spawn_local(intake::run(
+            Rc::clone(pipeline),
+            policy,
+            handles,
+            receiver,
+            intake_stop,
+        ));
+        let normalizing = spawn_local(crate::process::run(
+            Rc::clone(pipeline),
+            Rc::clone(&destinations),
+            normalizing_stop,
+        ));
+        let forwarding = start_forwarding(&agent, surroundings, &forwarding_stop)?;
+        helpers.push(spawn_local(upkeep::clock_loop(Rc::clone(&agent))));
+        helpers.push(spawn_local(upkeep::store_loop(Rc::clone(&agent))));
+        helpers.push(spawn_local(ledger_events(Rc::clone(pipeline), source_events)));
+        Ok(Running {
+            agent,
+            sources,
+            intake,
+            normalizing,
+            forwarding,
+            helpers,
+            stop_intake,
+            stop_normalizing,
+            stop_forwarding,
+        })
+    }
+
+    async fn until(
+        mut self,
+        mut stop: watch::Receiver<bool>,
+        stopping: Stopping,
+        ready: impl FnOnce(Rc<Agent>),
+    ) -> anyhow::Result<Summary> {
+        ready(Rc::clone(&self.agent));
+        let ended = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => None,
+            ended = &mut self.intake => Some(("intake", ended)),
+            ended = &mut self.normalizing => Some(("normalizing", ended)),
+            ended = first_ended(&mut self.forwarding) => Some(("forwarding", ended)),
+        };
+        if let Some((name, ended)) = ended {
+            // A loop ends only at stop: the service manager starts the process again, the store has everything.
+            match ended {
+                Ok(Ok(())) => anyhow::bail!("the {name} loop ended by itself"),
+                Ok(Err(error)) => anyhow::bail!("the {name} loop ended: {error}"),
+                Err(error) => anyhow::bail!("the {name} loop failed: {error}"),
+            }
+        }
+        self.stop(stopping).await
+    }
+
+    async fn stop(self, stopping: Stopping) -> anyhow::Result<Summary> {
+        let agent = self.agent;
+        self.sources.iter().for_each(JoinHandle::abort);
+        self.stop_intake.send_replace(true);
+        let _ = with_timeout(STOP_LIMIT, self.intake).await;
+        self.stop_normalizing.send_replace(true);
+        let _ = with_timeout(STOP_LIMIT, self.normalizing).await;
+        let until = Instant::now() + stopping.drain;
+        while Instant::now() < until && agent.unsent() > 0 {
+            // What waits for the end of its period is sent now, so that a stop leaves little behind.
+            agent.pipeline.outbox.borrow_mut().hurry(clock::monotonic_us());
+            agent.pipeline.normalized.notify_waiters();
+            Timer::after_millis(100).await;
+        }
+        self.stop_forwarding.send_replace(true);
+        agent.pipeline.normalized.notify_waiters();
+        agent.pipeline.committed.notify_waiters();
+        for forward in self.forwarding {
+            let _ = with_timeout(STOP_LIMIT, forward).await;
+        }
+        self.helpers.iter().for_each(JoinHandle::abort);
+        intake::commit_progress(&agent.pipeline).await?;
+        Ok(agent.summary())
+    }
+}
+
+async fn first_ended(
+    loops: &mut [JoinHandle<Result<(), StoreError>>],
+) -> Result<Result<(), StoreError>, tokio::task::JoinError> {
+    std::future::poll_fn(|context| {
+        for one in loops.iter_mut() {
+            if let std::task::Poll::Ready(ended) = Future::poll(std::pin::Pin::new(one), context) {
+                return std::task::Poll::Ready(ended);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
+}
+
+fn start_forwarding(
+    agent: &Rc<Agent>,
+    surroundings: &dyn Surroundings,
+    stop: &watch::Receiver<bool>,
+) -> anyhow::Result<Vec<JoinHandle<Result<(), StoreError>>>> {
+    let names: HashMap<SourceId, Arc<str>> = agent
+        .sources
+        .iter()
+        .map(|s| (s.id, Arc::from(s.config.name.as_str())))
+        .collect();
+    let names = Rc::new(names);
+    let origin = Origin {
+        gateway: Arc::from(agent.config.gateway.id.as_str()),
+        store: Arc::clone(&agent.store_id),
+    };
+    let mut loops = Vec::new();
+    for (entry, config) in agent.destinations.iter().zip(&agent.config.destinations) {
+        let context = Context {
+            pipeline: Rc::clone(&agent.pipeline),
+            handle: entry.handle.clone(),
+            link: Rc::clone(&entry.link),
+            sources: Rc::clone(&names),
+            stop: stop.clone(),
+        };
+        let (http, direct) = surroundings
+            .http(config)
+            .with_context(|| format!("destination {}", config.name))?;
+        let trust = agent.pipeline.trust;
+        match &config.kind {
+            DestinationKind::Fhir(fhir) => {
+                let memory = StoredPeriods {
+                    pipeline: Rc::clone(&agent.pipeline),
+                    destination: entry.handle.id,
+                };
+                let destination = FhirDestination::new(fhir, trust, http, direct)
+                    .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
+                loops.push(spawn_local(forward_readings(
+                    context,
+                    FhirReadings { destination, memory },
+                )));
+            }
+            DestinationKind::EventHub(hub) => {
+                let destination = EventHubDestination::new(hub, origin.clone(), trust, http, direct)
+                    .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
+                loops.push(if entry.handle.takes_messages {
+                    spawn_local(forward_messages(context, destination))
+                } else {
+                    spawn_local(forward_readings(context, destination))
+                });
+            }
+        }
+    }
+    Ok(loops)
+}
+
+/// A FHIR destination with its memory in the store.
+struct FhirReadings {
+    destination: FhirDestination,
+    memory: StoredPeriods,
+}
+
+impl Readings for FhirReadings {
+    async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
+        self.destination.deliver(groups, &self.memory).await
+    }
+}
+
+impl Readings for EventHubDestination {
+    async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
+        EventHubDestination::deliver(self, groups).await
+    }
+}
+
+impl Messages for EventHubDestination {
+    async fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> MessageDelivery {
+        EventHubDestination::deliver_messages(self, messages).await
+    }
+}
+
+/// Sent-period memory of one destination: what is not written yet, else the store.
+struct StoredPeriods {
+    pipeline: Rc<Pipeline>,
+    destination: u32,
+}
+
+impl SentPeriods for StoredPeriods {
+    async fn read(&self, observations: &[String]) -> HashMap<String, Vec<u8>> {
+        let mut found = HashMap::new();
+        let mut stored = Vec::new();
+        for observation in observations {
+            match self
+                .pipeline
+                .outbox
+                .borrow()
+                .unwritten_sent_period(self.destination, observation)
+            {
+                Some(memory) => drop(found.insert(observation.clone(), memory)),
+                None => stored.push(observation.clone()),
+            }
+        }
+        let destination = self.destination;
+        let read = self.pipeline.store.call(move |store| {
+            let mut memories = Vec::new();
+            for observation in stored {
+                if let Some(memory) = store.sent_period(destination, &observation)? {
+                    memories.push((observation, memory));
+                }
+            }
+            Ok(memories)
+        });
+        // Without the memory the server is the memory.
+        found.extend(read.await.unwrap_or_default());
+        found
+    }
+}
+
+async fn ledger_events(pipeline: Rc<Pipeline>, mut events: mpsc::UnboundedReceiver<SourceEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            SourceEvent::SessionGivenUp { source, error } => pipeline.outbox.borrow_mut().lose(Loss {
+                destination: None,
+                source: Some(source),
+                range: None,
+                count: 0,
+                reason: format!("MQTT session given up: {}", error.text),
+            }),
+        }
+    }
+}
+
+/// Opens the control socket and the status page, and answers what they ask.
+///
+/// # Errors
+/// When an address is taken.
+pub async fn serve(agent: &Rc<Agent>) -> anyhow::Result<Vec<std::net::SocketAddr>> {
+    let (inquiries, questions) = mpsc::channel::<Inquiry>(16);
+    let path = control::socket_path(&agent.store_folder);
+    control::listen(&path, inquiries.clone())
+        .with_context(|| format!("control socket {}", path.display()))?;
+    let mut addresses = Vec::new();
+    if let Some(listen) = &agent.config.web.listen {
+        let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| {
+            format!("status page: cannot listen on {listen}; choose another address in [web] listen")
+        })?;
+        addresses.push(listener.local_addr()?);
+        web::serve(listener, inquiries);
+    }
+    spawn_local(report::answer(Rc::clone(agent), questions));
+    Ok(addresses)
+}
+
+/// The kind of a source as shown.
+pub(crate) fn kind_of(source: &SourceConfig) -> &'static str {
+    match source.kind {
+        SourceKind::Mqtt(_) => "mqtt",
+        SourceKind::Serial(_) => "serial",
+    }
+}
+
+#[cfg(all(test, feature = "demo"))]
+mod simulated_day;

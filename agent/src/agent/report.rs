@@ -1,0 +1,295 @@
+//! The state of the agent for the command line, the status page and the metrics endpoint.
+
+use super::{Agent, DestinationEntry, SourceEntry, kind_of};
+use crate::clock;
+use crate::control::{Inquiry, Question};
+use crate::telemetry::metrics;
+use crate::telemetry::status::{DestinationState, PackState, SourceState, Status, StoreState, Summary};
+use std::rc::Rc;
+use tokio::sync::mpsc;
+
+/// Ticks of 100 ns in a second.
+const SECOND: i64 = 10_000_000;
+/// A backlog older than this is worth an operator's attention, in seconds.
+const OLD_BACKLOG: u64 = 3600;
+
+/// Answers inquiries until nobody can ask any more.
+pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inquiry>) {
+    while let Some(Inquiry { question, answer }) = questions.recv().await {
+        let status = agent.status().await;
+        let text = match question {
+            Question::Status => serde_json::to_string(&status).unwrap_or_default(),
+            Question::Metrics => metrics::render(&status),
+        };
+        // Who asked may have gone.
+        let _ = answer.send(text);
+    }
+}
+
+impl Agent {
+    /// Readings and messages that no destination has confirmed and that wait for nothing.
+    pub fn unsent(&self) -> u64 {
+        self.destinations
+            .iter()
+            .map(|d| self.destination_state(d).buffered)
+            .sum()
+    }
+
+    /// One line about what was started.
+    pub fn describe(&self) -> String {
+        format!(
+            "gateway {}, {} sources, {} destinations, {} mapping packs, store {}",
+            self.config.gateway.id,
+            self.sources.len(),
+            self.destinations.len(),
+            self.pack_set.borrow().packs().len(),
+            self.store_folder.display()
+        )
+    }
+
+    /// The loop that has given no sign of life for longer than `limit_us`, if there is one.
+    pub fn stuck(&self, limit_us: u64) -> Option<String> {
+        let now = clock::monotonic_us();
+        let beats = self.pipeline.beats.borrow();
+        let stuck = beats
+            .iter()
+            .find(|(name, at)| *name != "upkeep" && now.saturating_sub(**at) > limit_us);
+        stuck.map(|(name, _)| name.clone())
+    }
+
+    /// The accounts.
+    pub fn summary(&self) -> Summary {
+        let states: Vec<_> = self
+            .destinations
+            .iter()
+            .map(|d| self.destination_state(d))
+            .collect();
+        self.summary_of(&states)
+    }
+
+    fn summary_of(&self, destinations: &[DestinationState]) -> Summary {
+        let outbox = self.pipeline.outbox.borrow();
+        let progress = outbox.progress();
+        let base = Summary {
+            messages: progress.messages,
+            unmatched: progress.unmatched,
+            unparsable: progress.unparsable,
+            matches: progress.matches,
+            ..Summary::default()
+        };
+        Summary::of(base, destinations)
+    }
+
+    /// Addresses, counts, links, packs and problems.
+    pub async fn status(&self) -> Status {
+        let destinations: Vec<_> = self
+            .destinations
+            .iter()
+            .map(|d| self.destination_state(d))
+            .collect();
+        let sources: Vec<_> = self.sources.iter().map(|s| self.source_state(s)).collect();
+        let stored = self
+            .pipeline
+            .store
+            .call(|store| {
+                Ok((
+                    store.size(),
+                    store.statistics(),
+                    store.dead_letter_summary()?,
+                    store.ledger()?,
+                ))
+            })
+            .await;
+        let (bytes, statistics, mut dead_letters, ledger) = stored.unwrap_or_default();
+        self.pipeline.outbox.borrow().add_unwritten(&mut dead_letters);
+        let store = StoreState {
+            id: self.store_id.to_string(),
+            folder: self.store_folder.display().to_string(),
+            bytes,
+            trouble: self.pipeline.disk.trouble.borrow().clone(),
+            statistics,
+        };
+        let clock_trusted = clock::is_trusted(self.pipeline.trust);
+        let mut status = Status {
+            gateway: self.config.gateway.id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            time: clock::wall().to_string(),
+            clock_trusted,
+            health: "ok",
+            problems: Vec::new(),
+            summary: self.summary_of(&destinations),
+            sources,
+            destinations,
+            packs: self.pack_states(),
+            store,
+            dead_letters,
+            ledger: ledger
+                .into_iter()
+                .map(|(count, reason)| format!("{count}: {reason}"))
+                .collect(),
+        };
+        judge(&mut status);
+        status
+    }
+
+    fn source_state(&self, entry: &SourceEntry) -> SourceState {
+        let status = &entry.status;
+        SourceState {
+            name: entry.config.name.clone(),
+            kind: kind_of(&entry.config),
+            connected: status.is_connected(),
+            received: status.received.get(),
+            reconnects: status.reconnects.get(),
+            refused: status.garbage.get() + status.oversize.get(),
+            error: status.error(),
+            without_packs: self.pipeline.packs.borrow().current(entry.id).0 == 0,
+        }
+    }
+
+    fn destination_state(&self, entry: &DestinationEntry) -> DestinationState {
+        let outbox = self.pipeline.outbox.borrow();
+        let id = entry.handle.id;
+        let counters = outbox
+            .progress()
+            .destinations
+            .get(&id)
+            .cloned()
+            .unwrap_or_default();
+        let link = entry.link.borrow();
+        let (buffered, waiting) = if entry.handle.takes_messages {
+            (self.pipeline.head.get().saturating_sub(counters.cursor + 1), 0)
+        } else {
+            outbox.backlog(id)
+        };
+        let now_us = clock::monotonic_us();
+        let age = |ticks: i64| u64::try_from((clock::wall().ticks() - ticks) / SECOND).unwrap_or(0);
+        DestinationState {
+            name: entry.handle.name.to_string(),
+            kind: entry.kind,
+            counts: if entry.handle.takes_messages {
+                "messages"
+            } else {
+                "matches"
+            },
+            link: match link.up {
+                Some(true) => "up",
+                Some(false) => "down",
+                None => "idle",
+            },
+            error: link.error.clone(),
+            next_try_seconds: link.next_try_us.map(|at| at.saturating_sub(now_us) / 1_000_000),
+            matches: if entry.handle.takes_messages {
+                counters.matches + buffered
+            } else {
+                counters.matches
+            },
+            delivered: counters.delivered,
+            superseded: counters.superseded,
+            buffered,
+            waiting,
+            dead: counters.dead,
+            lost: counters.lost,
+            written: counters.written,
+            oldest_unsent_seconds: outbox.oldest(id).map(age),
+            waits: outbox.waiting(id),
+        }
+    }
+
+    fn pack_states(&self) -> Vec<PackState> {
+        let problems = self.pack_problems.borrow();
+        let packs = self.pack_set.borrow();
+        let mut states: Vec<PackState> = packs
+            .packs()
+            .iter()
+            .map(|pack| {
+                let mut types: Vec<String> = pack
+                    .device
+                    .templates()
+                    .iter()
+                    .map(|t| t.type_name().to_owned())
+                    .collect();
+                types.dedup();
+                PackState {
+                    name: pack.text.name.clone(),
+                    revision: pack.text.revision().chars().take(12).collect(),
+                    types,
+                    problem: None,
+                }
+            })
+            .collect();
+        for problem in problems.iter() {
+            let text = problem.lines.join("; ");
+            match states.iter_mut().find(|state| state.name == problem.name) {
+                Some(state) => state.problem = Some(text),
+                None => states.push(PackState {
+                    name: problem.name.clone(),
+                    problem: Some(text),
+                    ..PackState::default()
+                }),
+            }
+        }
+        states
+    }
+}
+
+/// Health and what needs attention, from the rest of the status.
+fn judge(status: &mut Status) {
+    let mut problems = Vec::new();
+    let mut health = "ok";
+    if let Some(trouble) = &status.store.trouble {
+        health = "trouble";
+        problems.push(format!(
+            "{trouble}: nothing is acknowledged until the store can be written"
+        ));
+    }
+    for source in &status.sources {
+        if let Some(error) = source.error.as_ref().filter(|_| !source.connected) {
+            problems.push(format!("source {}: {}", source.name, error.text));
+        }
+        if source.without_packs {
+            problems.push(format!(
+                "source {}: no mapping pack; its messages are kept and wait for one",
+                source.name
+            ));
+        }
+    }
+    for destination in &status.destinations {
+        if let Some(error) = &destination.error {
+            problems.push(format!(
+                "destination {}: {}: {}",
+                destination.name, error.name, error.text
+            ));
+        }
+        if let Some(age) = destination.oldest_unsent_seconds.filter(|age| *age > OLD_BACKLOG) {
+            problems.push(format!(
+                "destination {}: the oldest unsent reading is {} min old",
+                destination.name,
+                age / 60
+            ));
+        }
+        for (error, count) in &destination.waits {
+            problems.push(format!(
+                "destination {}: {count} readings wait: {}",
+                destination.name, error.text
+            ));
+        }
+    }
+    for pack in &status.packs {
+        if let Some(problem) = &pack.problem {
+            problems.push(format!("mapping pack {}: {problem}", pack.name));
+        }
+    }
+    if !status.clock_trusted {
+        problems.push(
+            "the clock is not synchronised: readings without a time of their own are held (see `timedatectl`, or [clock] \
+             trust)"
+                .to_owned(),
+        );
+    }
+    if health == "ok" && !problems.is_empty() {
+        health = "degraded";
+    }
+    status.health = health;
+    status.problems = problems;
+}

@@ -1,0 +1,170 @@
+//! Loops beside the way of a reading: mapping packs, the clock, the upkeep of the store.
+
+use super::{Agent, Surroundings};
+use crate::forward::Destinations;
+use crate::packs::{PackFolder, PackProblem, PackSet};
+use crate::store::Loss;
+use crate::{clock, process};
+use embassy_time::Timer;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::task::{JoinHandle, spawn_local};
+
+/// How long unmatched messages are kept: ticks of 100 ns.
+const UNMATCHED_KEEP: i64 = 24 * 3600 * 10_000_000;
+
+/// Loads the packs and keeps watching their folder.
+pub(super) async fn start_packs(
+    agent: &Rc<Agent>,
+    surroundings: &dyn Surroundings,
+    destinations: Rc<Destinations>,
+    last_good: Option<Vec<u8>>,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let texts = last_good
+        .and_then(|bundle| PackSet::texts(&bundle))
+        .unwrap_or_default();
+    let folder = PackFolder::open(&agent.config.mappings.dir, texts);
+    let (mut packs, mut problems) = (folder.packs(), folder.problems());
+    let (worker, notice) = surroundings.pack_reader()?;
+    let watching = spawn_local(folder.watch(worker, notice));
+    let (now, wrong) = (
+        packs.borrow_and_update().clone(),
+        problems.borrow_and_update().clone(),
+    );
+    take_packs(agent, &destinations, now, wrong).await;
+    let agent = Rc::clone(agent);
+    let following = spawn_local(async move {
+        loop {
+            tokio::select! {
+                changed = packs.changed() => if changed.is_err() { return },
+                changed = problems.changed() => if changed.is_err() { return },
+            }
+            let (now, wrong) = (
+                packs.borrow_and_update().clone(),
+                problems.borrow_and_update().clone(),
+            );
+            take_packs(&agent, &destinations, now, wrong).await;
+        }
+    });
+    Ok(vec![watching, following])
+}
+
+/// Takes the packs into use: new messages name them, unmatched ones of a source whose set changed are tried again.
+async fn take_packs(
+    agent: &Agent,
+    destinations: &Destinations,
+    packs: Arc<PackSet>,
+    problems: Arc<Vec<PackProblem>>,
+) {
+    let mut changed = Vec::new();
+    for entry in &agent.sources {
+        let own = packs.for_source(entry.config.packs.as_deref());
+        if agent.pipeline.packs.borrow_mut().set_current(entry.id, own) {
+            changed.push(entry.id);
+        }
+    }
+    let bundle = packs.bundle();
+    *agent.pack_set.borrow_mut() = packs;
+    *agent.pack_problems.borrow_mut() = problems;
+    if changed.is_empty() {
+        return;
+    }
+    if let Err(error) = agent
+        .pipeline
+        .store
+        .call(move |store| store.keep_packs(&bundle))
+        .await
+    {
+        tracing::warn!("{error}; the mapping packs in use are not kept for a restart yet");
+    }
+    for source in changed {
+        if let Err(error) = process::normalize_unmatched(&agent.pipeline, destinations, source).await {
+            tracing::error!("messages that no template matched cannot be read again: {error}");
+        }
+    }
+}
+
+/// Looks at the clock every second: once it can be trusted, messages of this boot are dated by their distance to now.
+pub(super) async fn clock_loop(agent: Rc<Agent>) {
+    let pipeline = &agent.pipeline;
+    let mut trusted = false;
+    loop {
+        pipeline.beat("clock");
+        let now = clock::is_trusted(pipeline.trust);
+        if now && !trusted {
+            let (boot, monotonic_us, wall) = (pipeline.boot, clock::monotonic_us(), clock::wall().ticks());
+            for dating in pipeline.dating.borrow_mut().iter_mut().filter(|d| d.boot == boot) {
+                dating.reference = Some((monotonic_us, wall));
+            }
+            let stored = pipeline
+                .store
+                .call(move |store| store.set_reference(boot, monotonic_us, wall))
+                .await;
+            if let Err(error) = stored {
+                tracing::warn!("{error}; readings of this boot cannot be dated after a restart");
+            }
+            pipeline
+                .outbox
+                .borrow_mut()
+                .wake_waiting("ClockNotSynchronized", clock::monotonic_us());
+            pipeline.normalized.notify_waiters();
+        } else if !now && trusted {
+            tracing::warn!(
+                "the wall clock is not trusted any more: readings without a time of their own are held"
+            );
+        }
+        trusted = now;
+        Timer::after_secs(1).await;
+    }
+}
+
+/// Drops what nothing needs any more: segments beyond the history, unmatched messages, expired sent periods.
+pub(super) async fn store_loop(agent: Rc<Agent>) {
+    let followers: Vec<u32> = agent
+        .destinations
+        .iter()
+        .filter(|d| d.handle.takes_messages)
+        .map(|d| d.handle.id)
+        .collect();
+    loop {
+        Timer::after_secs(60).await;
+        let pipeline = &agent.pipeline;
+        pipeline.beat("upkeep");
+        if clock::is_trusted(pipeline.trust) {
+            forget_unmatched(&agent);
+        }
+        let needed = pipeline.outbox.borrow().needed_from(&followers);
+        let keep_from = clock::monotonic_us().saturating_sub(agent.config.store.history.0);
+        let wall = clock::is_trusted(pipeline.trust).then(|| clock::wall().ticks());
+        let done = pipeline.store.call(move |store| {
+            if let Some(wall) = wall {
+                store.expire_sent_periods(wall)?;
+            }
+            store.drop_segments(needed, keep_from)
+        });
+        if let Err(error) = done.await {
+            tracing::warn!("upkeep of the store: {error}");
+        }
+    }
+}
+
+/// Unmatched messages beyond their time leave, with a ledger line.
+fn forget_unmatched(agent: &Agent) {
+    let before = clock::wall().ticks() - UNMATCHED_KEEP;
+    let mut outbox = agent.pipeline.outbox.borrow_mut();
+    let old: Vec<_> = outbox
+        .unmatched()
+        .filter(|run| !run.no_pack && run.wall < before)
+        .cloned()
+        .collect();
+    for run in old {
+        outbox.forget_unmatched(run.first);
+        outbox.lose(Loss {
+            destination: None,
+            source: Some(run.source),
+            range: Some((run.first, run.last)),
+            count: run.count,
+            reason: "no template matched for 24 h".to_owned(),
+        });
+    }
+}

@@ -1,0 +1,129 @@
+//! `bedside-agent run`: the service.
+
+use crate::agent::{self, RealSurroundings, Stopping};
+use crate::config;
+use anyhow::Context;
+use embassy_time::Timer;
+use std::path::PathBuf;
+use std::rc::Rc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// A loop that has given no sign of life for this long is stuck: microseconds.
+const STUCK_US: u64 = 60_000_000;
+
+/// Run the agent as a service until it is told to stop.
+///
+/// It reads the sources of the configuration, keeps every message in its store, and forwards readings to the destinations.
+/// SIGTERM or Ctrl-C stops it in order; its last line is the account of all messages as JSON.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  bedside-agent run --config /etc/bedside-agent/agent.toml\n\n\
+    Check a configuration first:\n  bedside-agent check --config /etc/bedside-agent/agent.toml"
+)]
+pub struct Run {
+    /// The configuration file.
+    #[arg(long, default_value = "/etc/bedside-agent/agent.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Run {
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// When the configuration is wrong, the store cannot be opened, or a loop fails.
+    pub fn run(&self) -> anyhow::Result<()> {
+        super::log::start();
+        service(config::load(&self.config)?)
+    }
+}
+
+fn service(config: config::Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    let summary = local.block_on(&runtime, async move {
+        let (stop, stopped) = watch::channel(false);
+        tokio::task::spawn_local(stop_at_signal(stop)?);
+        let (started, start) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_local(async move {
+            if let Ok(agent) = start.await {
+                after_start(agent).await;
+            }
+        });
+        agent::run(
+            config,
+            &RealSurroundings,
+            Stopping::default(),
+            stopped,
+            move |agent| {
+                // The receiver lives as long as this runtime.
+                drop(started.send(agent));
+            },
+        )
+        .await
+    })?;
+    println!("{}", serde_json::to_string(&summary)?);
+    Ok(())
+}
+
+async fn after_start(agent: Rc<agent::Agent>) {
+    match agent::serve(&agent).await {
+        Ok(addresses) => {
+            for address in addresses {
+                tracing::info!("status page on http://{address}/");
+            }
+        }
+        // Readings matter more than the page.
+        Err(error) => tracing::error!("{error:#}"),
+    }
+    tracing::info!("started: {}", agent.describe());
+    notify_service_manager(&agent).await;
+}
+
+/// Tells systemd that the agent is ready, and at half of its watchdog interval that every loop is alive.
+async fn notify_service_manager(agent: &agent::Agent) {
+    let tell = |state: &[sd_notify::NotifyState<'_>]| {
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::debug!("service manager: {error}");
+        }
+    };
+    tell(&[sd_notify::NotifyState::Ready]);
+    let Some(interval) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let half = u64::try_from(interval.as_micros() / 2).unwrap_or(5_000_000);
+    loop {
+        match agent.stuck(STUCK_US) {
+            None => tell(&[sd_notify::NotifyState::Watchdog]),
+            Some(name) => {
+                tracing::error!("the {name} loop gives no sign of life; the service manager will restart")
+            }
+        }
+        Timer::after_micros(half).await;
+    }
+}
+
+/// A future that turns `stop` true at the first SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the operating system gives no signal handler.
+pub fn stop_at_signal(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signal handler")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.send_replace(true);
+        // A second signal ends the process at once: the store survives that.
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    })
+}

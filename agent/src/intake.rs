@@ -1,0 +1,358 @@
+//! The intake loop: messages from all sources into the journal, a batch per commit, and the acknowledgements after it.
+//!
+//! A commit is due when enough has gathered, after `commit_interval` at the latest, or on a short pause once a sender's
+//! window is full: so a fast sender is not held, and a slow one does not wear the flash. The window of a sender that holds
+//! less than configured (mosquitto's 20, say) is learnt from where it stops.
+//!
+//! Invariants:
+//! 1. Acknowledgements leave after the commit of their messages, in receive order, never before.
+//! 2. A commit that fails is tried again with the same messages; meanwhile nothing is acknowledged, and the channel fills
+//!    until the sources slow down.
+//! 3. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
+
+use crate::clock;
+use crate::ingest::SourceHandle;
+use crate::message::{AckToken, Message, RevisionId, SourceId, StoredMessage};
+use crate::pipeline::{Entry, Pipeline};
+use crate::store::{Changes, StoreError};
+use embassy_time::{Duration, Instant, Timer, with_deadline};
+use std::collections::HashMap;
+use std::rc::Rc;
+use tokio::sync::{mpsc, watch};
+
+/// When to commit.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitPolicy {
+    /// Longest wait of a message.
+    pub interval: Duration,
+    /// Longest wait of progress.
+    pub progress_interval: Duration,
+    /// Messages that make a batch.
+    pub messages: usize,
+    /// Bytes that make a batch.
+    pub bytes: usize,
+}
+
+/// Pause that ends a batch once a sender's window is full.
+const FULL_WINDOW_PAUSE: Duration = Duration::from_millis(2);
+/// A sender that goes on within this time after its acknowledgements was held by its window.
+const RESUMED_AT_ONCE: Duration = Duration::from_millis(50);
+/// First and longest pause after a commit that failed.
+const DISK_PAUSE: Duration = Duration::from_millis(500);
+const DISK_PAUSE_LONGEST: Duration = Duration::from_secs(10);
+
+/// What the loop knows of a sender.
+struct Sender {
+    handle: SourceHandle,
+    /// Messages of the batch that gathers.
+    gathered: usize,
+    /// Learnt window: smaller than the configured one when the broker holds less.
+    window: usize,
+    /// How many the last batch held when it had to wait for the interval, and when it was acknowledged.
+    stalled: Option<(usize, Instant)>,
+    /// The same number twice is the window.
+    candidate: usize,
+}
+
+impl Sender {
+    fn new(handle: SourceHandle) -> Sender {
+        let window = usize::from(handle.window);
+        Sender {
+            handle,
+            gathered: 0,
+            window,
+            stalled: None,
+            candidate: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.window > 0 && self.gathered >= self.window
+    }
+
+    fn arrived(&mut self, now: Instant) {
+        self.gathered += 1;
+        if self.gathered > self.window {
+            // It sends more than was learnt: back to what is configured.
+            self.window = usize::from(self.handle.window).max(self.window.min(self.gathered));
+        }
+        if let Some((held, acknowledged)) = self.stalled.take() {
+            if now.duration_since(acknowledged) > RESUMED_AT_ONCE {
+                self.candidate = 0;
+            } else if self.candidate == held {
+                self.window = held;
+            } else {
+                self.candidate = held;
+            }
+        }
+    }
+
+    fn committed(&mut self, waited: bool, now: Instant) {
+        let configured = usize::from(self.handle.window);
+        self.stalled =
+            (waited && self.gathered > 1 && self.gathered < configured).then_some((self.gathered, now));
+        self.gathered = 0;
+    }
+}
+
+/// Runs until `stop` turns true and every message that was taken is committed.
+///
+/// # Errors
+/// [`StoreError::Stopped`] when the store's thread is gone.
+pub async fn run(
+    pipeline: Rc<Pipeline>,
+    policy: CommitPolicy,
+    sources: Vec<SourceHandle>,
+    mut messages: mpsc::Receiver<Message>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    let mut senders: HashMap<SourceId, Sender> = sources
+        .into_iter()
+        .map(|handle| (handle.id, Sender::new(handle)))
+        .collect();
+    let mut progress_due = Instant::now() + policy.progress_interval;
+    loop {
+        pipeline.beat("intake");
+        let first = tokio::select! {
+            biased;
+            message = messages.recv() => message,
+            () = Timer::at(progress_due) => {
+                progress_due = Instant::now() + policy.progress_interval;
+                commit_progress(&pipeline).await?;
+                continue;
+            }
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        let Some(first) = first else {
+            // Whatever the sources had put into the channel before they stopped is kept too.
+            let mut rest = Vec::new();
+            while let Ok(message) = messages.try_recv() {
+                rest.push(message);
+            }
+            if !rest.is_empty() {
+                commit(&pipeline, &mut senders, rest, false, false).await?;
+            }
+            return Ok(());
+        };
+        let (batch, waited) = gather(&policy, &mut senders, &mut messages, first).await;
+        let progress_is_due = Instant::now() >= progress_due;
+        if progress_is_due {
+            progress_due = Instant::now() + policy.progress_interval;
+        }
+        commit(&pipeline, &mut senders, batch, waited, progress_is_due).await?;
+    }
+}
+
+/// Gathers a batch; tells whether it had to wait for the interval.
+async fn gather(
+    policy: &CommitPolicy,
+    senders: &mut HashMap<SourceId, Sender>,
+    messages: &mut mpsc::Receiver<Message>,
+    first: Message,
+) -> (Vec<Message>, bool) {
+    let deadline = Instant::now() + policy.interval;
+    let mut bytes = first.weight();
+    let mut full = arrived(senders, &first);
+    let mut batch = vec![first];
+    loop {
+        // Everything that is there already, without asking for the time.
+        while batch.len() < policy.messages && bytes < policy.bytes {
+            let Ok(message) = messages.try_recv() else { break };
+            bytes += message.weight();
+            full |= arrived(senders, &message);
+            batch.push(message);
+        }
+        if batch.len() >= policy.messages || bytes >= policy.bytes {
+            return (batch, false);
+        }
+        let until = if full {
+            (Instant::now() + FULL_WINDOW_PAUSE).min(deadline)
+        } else {
+            deadline
+        };
+        match with_deadline(until, messages.recv()).await {
+            Ok(Some(message)) => {
+                bytes += message.weight();
+                full |= arrived(senders, &message);
+                batch.push(message);
+            }
+            Ok(None) => return (batch, false),
+            Err(_) => return (batch, !full),
+        }
+    }
+}
+
+fn arrived(senders: &mut HashMap<SourceId, Sender>, message: &Message) -> bool {
+    match senders.get_mut(&message.source) {
+        Some(sender) => {
+            sender.arrived(Instant::now());
+            sender.is_full()
+        }
+        None => false,
+    }
+}
+
+async fn commit(
+    pipeline: &Pipeline,
+    senders: &mut HashMap<SourceId, Sender>,
+    batch: Vec<Message>,
+    waited: bool,
+    with_progress: bool,
+) -> Result<(), StoreError> {
+    let named: Vec<(Message, RevisionId)> = {
+        let packs = pipeline.packs.borrow();
+        batch
+            .into_iter()
+            .map(|m| (packs.current(m.source), m))
+            .map(|(r, m)| (m, r))
+            .collect()
+    };
+    let mut pause = DISK_PAUSE;
+    let mut named = named;
+    let first = loop {
+        let changes = changes(pipeline, with_progress);
+        let revisions = pipeline.packs.borrow().unsaved();
+        let saved = revisions.len();
+        let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
+        let (batch, result) = pipeline
+            .store
+            .call(move |store| {
+                let result = store.append(&named, &revisions, changes.as_ref(), now_us, wall);
+                Ok((named, result))
+            })
+            .await?;
+        named = batch;
+        match result {
+            Ok(first) => {
+                pipeline.packs.borrow_mut().saved(saved);
+                after_commit(pipeline);
+                break first;
+            }
+            Err(error) => {
+                failed_commit(pipeline, &error);
+                Timer::after(pause).await;
+                pause = (pause * 2).min(DISK_PAUSE_LONGEST);
+                pipeline.beat("intake");
+            }
+        }
+    };
+    acknowledge(senders, &named, waited);
+    let entries = named
+        .into_iter()
+        .zip(first..)
+        .map(|((message, revision), position)| {
+            Entry::new(StoredMessage {
+                position,
+                revision,
+                message,
+            })
+        })
+        .collect();
+    pipeline.publish(entries);
+    Ok(())
+}
+
+fn acknowledge(senders: &mut HashMap<SourceId, Sender>, batch: &[(Message, RevisionId)], waited: bool) {
+    let now = Instant::now();
+    for sender in senders.values_mut().filter(|s| s.gathered > 0) {
+        let id = sender.handle.id;
+        if let Some(acknowledger) = &sender.handle.acknowledger {
+            let tokens: Vec<AckToken> = batch
+                .iter()
+                .filter(|(m, _)| m.source == id)
+                .filter_map(|(m, _)| m.ack)
+                .collect();
+            acknowledger.committed(&tokens);
+        }
+        sender.committed(waited, now);
+    }
+}
+
+fn changes(pipeline: &Pipeline, wanted: bool) -> Option<Changes> {
+    let mut outbox = pipeline.outbox.borrow_mut();
+    (wanted && outbox.has_changes()).then(|| outbox.take_changes())
+}
+
+fn after_commit(pipeline: &Pipeline) {
+    pipeline.outbox.borrow_mut().written();
+    if pipeline.disk.trouble.take().is_some() {
+        tracing::info!("the store can be written again");
+    }
+}
+
+fn failed_commit(pipeline: &Pipeline, error: &StoreError) {
+    pipeline.outbox.borrow_mut().not_written();
+    let text = error.to_string();
+    if pipeline.disk.trouble.borrow().as_ref() != Some(&text) {
+        tracing::error!(
+            "{text}; nothing is acknowledged until it can be written: free space on the store's disk, or look at `dmesg`"
+        );
+    }
+    *pipeline.disk.trouble.borrow_mut() = Some(text);
+}
+
+/// Writes cursors, rows and confirmations on their own: intake is idle, or the program stops.
+///
+/// # Errors
+/// [`StoreError::Stopped`]; a disk that cannot be written is noted and tried again with the next commit.
+pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
+    let Some(changes) = changes(pipeline, true) else {
+        return Ok(());
+    };
+    let wall = clock::wall().ticks();
+    match pipeline
+        .store
+        .call(move |store| Ok(store.commit_progress(&changes, wall)))
+        .await?
+    {
+        Ok(()) => after_commit(pipeline),
+        Err(error) => failed_commit(pipeline, &error),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn sender(window: u16) -> Sender {
+        Sender::new(SourceHandle {
+            id: SourceId(1),
+            name: Arc::from("ward"),
+            acknowledger: None,
+            window,
+        })
+    }
+
+    #[test]
+    fn a_window_smaller_than_configured_is_learnt_from_where_the_sender_stops() {
+        let mut sender = sender(100);
+        let at = |ms| Instant::from_millis(1000 + ms);
+        for round in 0..3_u64 {
+            for _ in 0..20 {
+                sender.arrived(at(round * 1000));
+            }
+            sender.committed(!sender.is_full(), at(round * 1000 + 999));
+        }
+        assert_eq!(sender.window, 20);
+        (0..20).for_each(|_| sender.arrived(at(3000)));
+        assert!(sender.is_full());
+        // The broker was configured for more: 21 arrive before an acknowledgement.
+        sender.arrived(at(3001));
+        assert_eq!(sender.window, 100);
+    }
+
+    #[test]
+    fn a_slow_sender_is_not_taken_for_a_small_window() {
+        let mut sender = sender(100);
+        for second in 0..10_u64 {
+            (0..20).for_each(|n| sender.arrived(Instant::from_millis(second * 1000 + n * 50)));
+            sender.committed(true, Instant::from_millis(second * 1000 + 951));
+            // The next message comes after the usual pause, not at once: 100 ms later.
+            sender.arrived(Instant::from_millis(second * 1000 + 1051));
+            sender.gathered = 0;
+        }
+        assert_eq!(sender.window, 100);
+    }
+}

@@ -1,0 +1,192 @@
+//! Messages to measurements: the mapping engine over committed messages.
+//!
+//! All packs of the source are tried; where two give the same type for one message the first in name order wins and the
+//! other is counted as shadowed. A panic inside an evaluation is caught and becomes a dead letter of that message alone.
+
+use crate::forward::GroupKey;
+use crate::message::{PayloadKind, Stamp, StoredMessage};
+use crate::packs::{Pack, PackSet};
+use crate::store::Dating;
+use crate::telemetry::errors::{ErrorRecord, MappingPlace};
+use iomt_mapping::message::{Envelope, PropertyValue};
+use iomt_mapping::{Measurement, NormalizeError, Timestamp};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// One template match that gave a measurement.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// Which match of the message, from 0; the same for the same packs.
+    pub number: u32,
+    /// The pack whose template matched.
+    pub pack: Arc<Pack>,
+    /// What was measured.
+    pub measurement: Arc<Measurement>,
+    /// Its time is the gateway's, and that clock could not be trusted: it must not be sent before it can be dated.
+    pub held: bool,
+}
+
+/// What a message became.
+#[derive(Clone, Debug, Default)]
+pub struct Normalized {
+    /// Matches that gave measurements.
+    pub matches: Vec<Match>,
+    /// Matches that failed.
+    pub failed: Vec<ErrorRecord>,
+    /// The message as a whole is no message (no JSON, too large).
+    pub unparsable: Option<ErrorRecord>,
+    /// Matches that an earlier pack hid.
+    pub shadowed: u64,
+}
+
+impl Normalized {
+    /// Whether at least one template matched, successfully or not.
+    pub fn matched(&self) -> bool {
+        !self.matches.is_empty() || !self.failed.is_empty()
+    }
+
+    /// Whether any measurement waits for the clock.
+    pub fn any_held(&self) -> bool {
+        self.matches.iter().any(|m| m.held)
+    }
+}
+
+/// When a message was received, and whether that is known.
+///
+/// A stamp of an untrusted clock is corrected by the monotonic distance to a moment of the same boot at which the clock
+/// could be trusted.
+pub fn receive_time(stamp: &Stamp, dating: &[Dating]) -> (Timestamp, bool) {
+    if stamp.trusted {
+        return (stamp.wall, true);
+    }
+    let reference = dating
+        .iter()
+        .find(|d| d.boot == stamp.boot)
+        .and_then(|d| d.reference);
+    let dated = reference.and_then(|(monotonic_us, wall)| {
+        let distance_us = stamp.monotonic_us as i64 - monotonic_us as i64;
+        Timestamp::from_ticks(wall.checked_add(distance_us.checked_mul(10)?)?)
+    });
+    dated.map_or((stamp.wall, false), |time| (time, true))
+}
+
+/// What a message becomes under `packs`.
+pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating]) -> Normalized {
+    if let PayloadKind::Truncated { length, .. } = stored.message.kind {
+        let text = format!(
+            "a payload of {length} bytes is larger than max_message_bytes of its source; the first 4 KiB are kept"
+        );
+        return Normalized {
+            unparsable: Some(ErrorRecord::new("MessageTooLargeException", text)),
+            ..Normalized::default()
+        };
+    }
+    let (received, known) = receive_time(&stored.message.stamp, dating);
+    let mut result = evaluate(stored, packs, received);
+    if !known && !result.matches.is_empty() {
+        // Whatever changes with the receive time took its time from the gateway.
+        let later = received.plus_ticks(3_600 * 10_000_000).unwrap_or(received);
+        let other = evaluate(stored, packs, later);
+        for (one, two) in result.matches.iter_mut().zip(&other.matches) {
+            one.held = one.measurement.occurrence_time != two.measurement.occurrence_time;
+        }
+    }
+    result
+}
+
+fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
+    match catch_unwind(AssertUnwindSafe(|| evaluate_unguarded(stored, packs, received))) {
+        Ok(result) => result,
+        Err(_) => Normalized {
+            failed: vec![ErrorRecord::new(
+                "UnhandledException",
+                "the mapping engine failed on this message; please report it with `dead-letters show`",
+            )],
+            ..Normalized::default()
+        },
+    }
+}
+
+fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
+    let message = &stored.message;
+    let mut properties: Vec<(&str, PropertyValue<'_>)> = Vec::with_capacity(message.properties.len() + 1);
+    if let Some(topic) = &message.topic {
+        properties.push(("topic", PropertyValue::Text(topic)));
+    }
+    properties.extend(
+        message
+            .properties
+            .iter()
+            .map(|(k, v)| (k.as_str(), PropertyValue::Text(v))),
+    );
+    let mut system: Vec<(&str, PropertyValue<'_>)> = Vec::with_capacity(2);
+    if let Some(device) = &message.device_id {
+        system.push(("iothub-connection-device-id", PropertyValue::Text(device)));
+    }
+    system.push(("iothub-enqueuedtime", PropertyValue::Time(received)));
+    let envelope = Envelope {
+        body: message.payload.bytes(),
+        properties: &properties,
+        system_properties: &system,
+    };
+    let parsed = match envelope.parse() {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            return Normalized {
+                unparsable: Some(ErrorRecord::new(error.kind.name(), error.text)),
+                ..Normalized::default()
+            };
+        }
+    };
+    let set = packs.mapping_set().normalize(&parsed);
+    let matches = set.matches.into_iter().enumerate().filter_map(|(number, found)| {
+        let pack = Arc::clone(packs.packs().get(found.pack)?);
+        let measurement = Arc::new(found.measurement);
+        Some(Match {
+            number: number as u32,
+            pack,
+            measurement,
+            held: false,
+        })
+    });
+    Normalized {
+        matches: matches.collect(),
+        failed: set
+            .errors
+            .into_iter()
+            .map(|(pack, error)| failed(packs, pack, error))
+            .collect(),
+        unparsable: None,
+        shadowed: set.shadowed as u64,
+    }
+}
+
+fn failed(packs: &PackSet, pack: usize, error: NormalizeError) -> ErrorRecord {
+    let record = ErrorRecord::new(error.kind.name(), error.text);
+    match (packs.packs().get(pack), error.template) {
+        (Some(pack), Some(template)) => {
+            let line = pack.device.templates().get(template).map(|t| t.line());
+            record.at(MappingPlace {
+                pack: pack.text.name.clone(),
+                template,
+                field: error.field,
+                line,
+            })
+        }
+        _ => record,
+    }
+}
+
+/// The key under which a match is grouped (rule D14).
+pub fn group_key(found: &Match) -> GroupKey {
+    let m = &found.measurement;
+    let text = |t: &Option<String>| t.as_deref().map(Arc::from);
+    GroupKey {
+        pack: Arc::from(found.pack.text.name.as_str()),
+        device: Arc::from(m.device_id.as_str()),
+        type_name: Arc::from(m.type_name.as_str()),
+        patient: text(&m.patient_id),
+        encounter: text(&m.encounter_id),
+        correlation: text(&m.correlation_id),
+    }
+}

@@ -1,0 +1,259 @@
+//! What the loops share: the store, the outbox in memory, the messages committed last, the packs. One thread owns it; the
+//! loops are tasks of that thread, so a borrow never lives across an await.
+
+use crate::clock;
+use crate::config::ClockTrust;
+use crate::message::{Position, RevisionId, SourceId, StoredMessage};
+use crate::normalize::Normalized;
+use crate::packs::PackSet;
+use crate::store::outbox::Outbox;
+use crate::store::{Dating, NewRevision, StoreError, StoreHandle};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Bytes of recent messages that stay in memory.
+const RECENT_BYTES: usize = 3 << 20;
+/// Compressed bytes that one read of the journal decodes.
+pub const READ_BYTES: usize = 32 << 10;
+
+/// A committed message with what it became, computed at most once while it is in memory.
+#[derive(Debug)]
+pub struct Entry {
+    /// The message.
+    pub stored: Arc<StoredMessage>,
+    normalized: OnceCell<Rc<Normalized>>,
+}
+
+impl Entry {
+    /// An entry that is not normalized yet.
+    pub fn new(stored: StoredMessage) -> Rc<Entry> {
+        Rc::new(Entry {
+            stored: Arc::new(stored),
+            normalized: OnceCell::new(),
+        })
+    }
+}
+
+/// The messages committed last, so that the steady state reads nothing back.
+#[derive(Debug, Default)]
+pub struct Recent {
+    batches: VecDeque<(usize, Vec<Rc<Entry>>)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, batch: Vec<Rc<Entry>>) {
+        let weight = batch.iter().map(|e| e.stored.message.weight() * 2).sum();
+        self.bytes += weight;
+        self.batches.push_back((weight, batch));
+        while self.bytes > RECENT_BYTES && self.batches.len() > 1 {
+            if let Some((weight, _)) = self.batches.pop_front() {
+                self.bytes -= weight;
+            }
+        }
+    }
+
+    /// The rest of the batch that holds `from`, if it is in memory.
+    fn from(&self, from: Position) -> Option<Vec<Rc<Entry>>> {
+        let found = self
+            .batches
+            .partition_point(|(_, batch)| batch.last().is_none_or(|entry| entry.stored.position < from));
+        let (_, batch) = self.batches.get(found)?;
+        let first = batch.first()?.stored.position;
+        if first > from {
+            return None;
+        }
+        let skipped = usize::try_from(from - first).ok()?;
+        Some(batch.get(skipped..)?.to_vec())
+    }
+}
+
+/// The sets of packs by number, and which one each source uses now.
+#[derive(Debug, Default)]
+pub struct PackBook {
+    sets: HashMap<RevisionId, Arc<PackSet>>,
+    by_hash: HashMap<String, RevisionId>,
+    current: HashMap<SourceId, RevisionId>,
+    unsaved: Vec<NewRevision>,
+    next: u32,
+}
+
+impl PackBook {
+    /// The sets that the store knows: numbers and hashes; their texts are loaded when a message names them.
+    pub fn restore(known: &[(RevisionId, String)]) -> PackBook {
+        let next = known.iter().map(|(id, _)| id.0 + 1).max().unwrap_or(1);
+        let by_hash = known.iter().map(|(id, hash)| (hash.clone(), *id)).collect();
+        PackBook {
+            by_hash,
+            next,
+            ..PackBook::default()
+        }
+    }
+
+    /// From now on messages of `source` are normalized with `packs`. Tells whether that changed.
+    pub fn set_current(&mut self, source: SourceId, packs: Arc<PackSet>) -> bool {
+        let id = if packs.packs().is_empty() {
+            RevisionId(0)
+        } else {
+            self.number(&packs)
+        };
+        self.sets.insert(id, packs);
+        self.current.insert(source, id) != Some(id)
+    }
+
+    fn number(&mut self, packs: &PackSet) -> RevisionId {
+        let hash = packs.revision();
+        if let Some(id) = self.by_hash.get(&hash) {
+            return *id;
+        }
+        let id = RevisionId(self.next);
+        self.next += 1;
+        self.by_hash.insert(hash.clone(), id);
+        self.unsaved.push(NewRevision {
+            id,
+            hash,
+            bundle: packs.bundle(),
+        });
+        id
+    }
+
+    /// The packs that messages of `source` name now; 0 while it has none.
+    pub fn current(&self, source: SourceId) -> RevisionId {
+        self.current.get(&source).copied().unwrap_or_default()
+    }
+
+    /// Sets that the store does not have yet.
+    pub fn unsaved(&self) -> Vec<NewRevision> {
+        self.unsaved.clone()
+    }
+
+    /// The first `count` unsaved sets are stored now.
+    pub fn saved(&mut self, count: usize) {
+        self.unsaved.drain(..count.min(self.unsaved.len()));
+    }
+}
+
+/// Messages and bytes that the intake holds and has not committed.
+#[derive(Debug, Default)]
+pub struct DiskState {
+    /// Why the last commit failed; none when it did not.
+    pub trouble: RefCell<Option<String>>,
+}
+
+/// Everything that the loops share.
+pub struct Pipeline {
+    /// The store.
+    pub store: StoreHandle,
+    /// The outbox of all destinations.
+    pub outbox: RefCell<Outbox>,
+    /// The messages committed last.
+    pub recent: RefCell<Recent>,
+    /// Packs.
+    pub packs: RefCell<PackBook>,
+    /// What dates messages of an untrusted clock.
+    pub dating: RefCell<Vec<Dating>>,
+    /// Position of the next message.
+    pub head: Cell<Position>,
+    /// Wakes the normalizing loop.
+    pub committed: Notify,
+    /// Wakes the forward loops: new rows, or a reason to try again.
+    pub normalized: Notify,
+    /// Number of this boot.
+    pub boot: u32,
+    /// When the wall clock is trusted.
+    pub trust: ClockTrust,
+    /// State of the disk.
+    pub disk: DiskState,
+    /// Beats of the loops, for the watchdog: name and monotonic microseconds.
+    pub beats: RefCell<HashMap<String, u64>>,
+}
+
+impl Pipeline {
+    /// Puts a committed batch where the other loops find it.
+    pub fn publish(&self, batch: Vec<Rc<Entry>>) {
+        if let Some(last) = batch.last() {
+            self.head.set(last.stored.position + 1);
+        }
+        self.recent.borrow_mut().push(batch);
+        self.committed.notify_waiters();
+    }
+
+    /// Messages from `from` on: from memory, else from the journal; empty at its end.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the read.
+    pub async fn read(&self, from: Position) -> Result<Vec<Rc<Entry>>, StoreError> {
+        if from >= self.head.get() {
+            return Ok(Vec::new());
+        }
+        if let Some(batch) = self.recent.borrow().from(from) {
+            return Ok(batch);
+        }
+        let batch = self
+            .store
+            .call(move |store| store.read_from(from, READ_BYTES))
+            .await?;
+        Ok(batch.messages.into_iter().map(Entry::new).collect())
+    }
+
+    /// The set of packs with this number.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the read; a set that is not in the store is empty.
+    pub async fn pack_set(&self, id: RevisionId) -> Result<Arc<PackSet>, StoreError> {
+        if let Some(set) = self.packs.borrow().sets.get(&id) {
+            return Ok(Arc::clone(set));
+        }
+        let bundle = if id == RevisionId(0) {
+            None
+        } else {
+            self.store.call(move |store| store.revision_bundle(id)).await?
+        };
+        let set = bundle
+            .and_then(|bytes| PackSet::from_bundle(&bytes))
+            .unwrap_or_default();
+        let set = Arc::new(set);
+        self.packs.borrow_mut().sets.insert(id, Arc::clone(&set));
+        Ok(set)
+    }
+
+    /// What a message became, normalized with `revision` or with the packs that it names.
+    ///
+    /// # Errors
+    /// [`StoreError`] while its packs are read.
+    pub async fn normalized(
+        &self,
+        entry: &Entry,
+        revision: Option<RevisionId>,
+    ) -> Result<Rc<Normalized>, StoreError> {
+        if revision.is_none()
+            && let Some(known) = entry.normalized.get()
+        {
+            return Ok(Rc::clone(known));
+        }
+        let packs = self.pack_set(revision.unwrap_or(entry.stored.revision)).await?;
+        let result = Rc::new(crate::normalize::normalize(
+            &entry.stored,
+            &packs,
+            &self.dating.borrow(),
+        ));
+        if revision.is_none() && !result.any_held() {
+            // Losing a race for the cell is fine: both results are equal.
+            let _ = entry.normalized.set(Rc::clone(&result));
+        }
+        Ok(result)
+    }
+
+    /// Notes that a loop is alive.
+    pub fn beat(&self, name: &str) {
+        let now = clock::monotonic_us();
+        let mut beats = self.beats.borrow_mut();
+        match beats.get_mut(name) {
+            Some(beat) => *beat = now,
+            None => drop(beats.insert(name.to_owned(), now)),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The normalizing loop: every committed message once, in order of position, into rows of the outbox.
+//!
+//! Cursor, counters and rows change together between two awaits, and are stored in one transaction: the stored cursor
+//! never passes a reading that is not delivered, in a row, waiting or dead.
+
+use crate::clock;
+use crate::forward::Destinations;
+use crate::group;
+use crate::message::{Position, RevisionId, SourceId};
+use crate::normalize::{Match, Normalized};
+use crate::pipeline::{Entry, Pipeline};
+use crate::store::outbox::Outbox;
+use crate::store::{DeadLetter, StoreError};
+use crate::telemetry::errors::ErrorRecord;
+use embassy_time::{Duration, Timer, with_timeout};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Messages that are normalized before other loops get their turn.
+const TURN: usize = 64;
+
+/// Runs until `stop` turns true.
+///
+/// # Errors
+/// [`StoreError::Stopped`] when the store's thread is gone.
+pub async fn run(
+    pipeline: Rc<Pipeline>,
+    destinations: Rc<Destinations>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StoreError> {
+    loop {
+        pipeline.beat("normalize");
+        let from = pipeline.outbox.borrow().progress().cursor + 1;
+        let batch = match pipeline.read(from).await {
+            Ok(batch) => batch,
+            Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+            Err(error) => {
+                tracing::error!("{error}; the journal cannot be read, trying again");
+                Timer::after_secs(5).await;
+                continue;
+            }
+        };
+        if batch.is_empty() {
+            if from < pipeline.head.get() {
+                skip_gap(&pipeline, from);
+                continue;
+            }
+            if *stop.borrow() {
+                return Ok(());
+            }
+            // A notification between the read and this wait is not lost for longer than the pause.
+            let committed = with_timeout(Duration::from_millis(500), pipeline.committed.notified());
+            tokio::select! {
+                _ = committed => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            continue;
+        }
+        for turn in batch.chunks(TURN) {
+            for entry in turn {
+                let normalized = pipeline.normalized(entry, None).await?;
+                take(&pipeline, &destinations, entry, &normalized);
+            }
+            pipeline.normalized.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// The journal has no message from `from` to its head: what was there is lost, and said.
+fn skip_gap(pipeline: &Pipeline, from: Position) {
+    let head = pipeline.head.get();
+    let mut outbox = pipeline.outbox.borrow_mut();
+    outbox.lose(crate::store::Loss {
+        destination: None,
+        source: None,
+        range: Some((from, head - 1)),
+        count: head - from,
+        reason: "not in the journal any more".to_owned(),
+    });
+    outbox.progress_mut().cursor = head - 1;
+}
+
+/// Takes what a message became into the outbox.
+fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normalized: &Normalized) {
+    let stored = &entry.stored;
+    let mut outbox = pipeline.outbox.borrow_mut();
+    if let Some(gap) = stored
+        .position
+        .checked_sub(outbox.progress().cursor + 1)
+        .filter(|gap| *gap > 0)
+    {
+        let first = outbox.progress().cursor + 1;
+        outbox.lose(crate::store::Loss {
+            destination: None,
+            source: None,
+            range: Some((first, stored.position - 1)),
+            count: gap,
+            reason: "not in the journal any more".to_owned(),
+        });
+    }
+    let progress = outbox.progress_mut();
+    progress.cursor = stored.position;
+    progress.messages += 1;
+    progress.shadowed += normalized.shadowed;
+    if let Some(error) = &normalized.unparsable {
+        progress.unparsable += 1;
+        outbox.dead(DeadLetter {
+            destination: None,
+            match_number: None,
+            stage: "normalize",
+            error: error.clone(),
+            message: Arc::clone(stored),
+        });
+        return;
+    }
+    if !normalized.matched() {
+        progress.unmatched += 1;
+        outbox.note_unmatched(stored, stored.revision == RevisionId(0));
+        return;
+    }
+    progress.matched += 1;
+    outbox.note_matched(stored.message.source);
+    take_matches(destinations, &mut outbox, entry, normalized, None);
+}
+
+/// Takes the matches of a message into the outbox; with `revision` as exact references (the message was normalized anew).
+fn take_matches(
+    destinations: &Destinations,
+    outbox: &mut Outbox,
+    entry: &Entry,
+    normalized: &Normalized,
+    revision: Option<RevisionId>,
+) {
+    let stored = &entry.stored;
+    outbox.progress_mut().matches += (normalized.matches.len() + normalized.failed.len()) as u64;
+    for error in &normalized.failed {
+        outbox.dead(DeadLetter {
+            destination: None,
+            match_number: None,
+            stage: "normalize",
+            error: error.clone(),
+            message: Arc::clone(stored),
+        });
+        for destination in destinations.of_readings() {
+            let counters = outbox.destination_mut(destination.id);
+            counters.matches += 1;
+            counters.dead += 1;
+        }
+    }
+    let now_us = clock::monotonic_us();
+    for found in &normalized.matches {
+        add_match(destinations, outbox, stored, found, revision, now_us);
+    }
+}
+
+fn add_match(
+    destinations: &Destinations,
+    outbox: &mut Outbox,
+    stored: &crate::message::StoredMessage,
+    found: &Match,
+    revision: Option<RevisionId>,
+    now_us: u64,
+) {
+    let series = outbox.series_of(&found.pack.text.name, &found.measurement);
+    let wall = stored.message.stamp.wall;
+    for destination in destinations.of_readings() {
+        let place = vec![(stored.position, found.number)];
+        if found.held {
+            let error = ErrorRecord::new(
+                "ClockNotSynchronized",
+                "the reading has no time of its own and the gateway's clock is not synchronised: it is dated and sent when \
+                 the clock is right (look at `timedatectl`)",
+            );
+            outbox.add_waiting(
+                destination.id,
+                series,
+                place,
+                revision,
+                error,
+                wall.ticks(),
+                now_us,
+            );
+            continue;
+        }
+        let (period, due) = if destination.groups_by_period {
+            (
+                group::period_start(found),
+                group::due(found, now_us, clock::wall(), destination.flush_interval_us),
+            )
+        } else {
+            (None, group::due_at_once(now_us))
+        };
+        match revision {
+            None => outbox.add(destination.id, series, period, stored.position, wall.ticks(), due),
+            Some(_) => outbox.add_refs(destination.id, series, period, place, revision, wall.ticks(), due),
+        }
+    }
+}
+
+/// Normalizes the unmatched messages of `source` with the packs that it has now: a changed pack may match them.
+///
+/// # Errors
+/// [`StoreError`] of the reads; what was not looked at stays unmatched.
+pub async fn normalize_unmatched(
+    pipeline: &Pipeline,
+    destinations: &Destinations,
+    source: SourceId,
+) -> Result<u64, StoreError> {
+    let revision = pipeline.packs.borrow().current(source);
+    if revision == RevisionId(0) {
+        return Ok(0);
+    }
+    let runs: Vec<_> = pipeline
+        .outbox
+        .borrow()
+        .unmatched()
+        .filter(|r| r.source == source)
+        .cloned()
+        .collect();
+    let mut matched = 0;
+    for run in runs {
+        let mut from = run.first;
+        let mut results: HashMap<Position, (Rc<Entry>, Rc<Normalized>)> = HashMap::new();
+        let mut unmatched = Vec::new();
+        while from <= run.last {
+            let batch = pipeline.read(from).await?;
+            let Some(last) = batch.last() else { break };
+            from = last.stored.position + 1;
+            for entry in batch.into_iter().filter(|e| e.stored.position <= run.last) {
+                if entry.stored.message.source != source {
+                    continue;
+                }
+                let normalized = pipeline.normalized(&entry, Some(revision)).await?;
+                if normalized.matched() {
+                    results.insert(entry.stored.position, (entry, normalized));
+                } else {
+                    unmatched.push(entry);
+                }
+            }
+            pipeline.beat("normalize");
+            tokio::task::yield_now().await;
+        }
+        if results.is_empty() {
+            continue;
+        }
+        let mut outbox = pipeline.outbox.borrow_mut();
+        outbox.forget_unmatched(run.first);
+        matched += results.len() as u64;
+        for (entry, normalized) in results.values() {
+            let progress = outbox.progress_mut();
+            progress.unmatched = progress.unmatched.saturating_sub(1);
+            progress.matched += 1;
+            take_matches(destinations, &mut outbox, entry, normalized, Some(revision));
+        }
+        for entry in unmatched {
+            outbox.note_unmatched_alone(&entry.stored, false);
+        }
+    }
+    if matched > 0 {
+        tracing::info!("{matched} messages that no template matched before are matched by the changed packs");
+        pipeline.normalized.notify_waiters();
+    }
+    Ok(matched)
+}
