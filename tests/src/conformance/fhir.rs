@@ -21,10 +21,7 @@ pub type Outcome = Result<(), String>;
 pub fn fhir(vector: &Value) -> Outcome {
     let expected = vector.get("expected").unwrap_or(&Value::Null);
     if expected.get("templateErrors").is_some() {
-        return template_errors(
-            expected,
-            &load(vector.get("fhirMapping").unwrap_or(&Value::Null)).1,
-        );
+        return template_errors(expected, &FhirMapping::load(&mapping_text(vector)).1);
     }
     let first = run_with(vector, expected, ChangedPeriod::KeepStored);
     if first.is_err() && expected.to_string().contains("nyOf\"") {
@@ -165,37 +162,45 @@ pub fn is_finding(expected: &Value, finding: &Finding) -> bool {
 }
 
 fn run_with(vector: &Value, expected: &Value, changed_period: ChangedPeriod) -> Outcome {
+    let medtech = vector.get("identity").and_then(Value::as_str) == Some("medtech");
     let options = BuildOptions {
         issued: None,
-        identity_form: IdentityForm::Agent,
+        identity_form: if medtech {
+            IdentityForm::Medtech
+        } else {
+            IdentityForm::Agent
+        },
         changed_period,
     };
-    if expected.get("finalObservations").is_some() || expected.get("anyOf").is_some() {
-        let stored = save_batches(vector, &options)?;
-        let alternatives = match expected.get("anyOf").and_then(Value::as_array) {
-            Some(alternatives) => alternatives.clone(),
-            None => vec![expected.clone()],
-        };
-        return first_agreement(&alternatives, |alternative| {
-            final_observations(alternative, &stored)
-        });
+    let alternatives = match expected.get("anyOf").and_then(Value::as_array) {
+        Some(alternatives) => alternatives.clone(),
+        None => vec![expected.clone()],
+    };
+    first_agreement(&alternatives, |alternative| {
+        if alternative.get("finalObservations").is_some() {
+            return final_observations(alternative, &save_batches(vector, &options)?);
+        }
+        let mapping = checked(&mapping_text(vector))?;
+        let ids = resource_ids(vector.get("resourceIds"));
+        let readings = readings(vector.get("measurements"))?;
+        let actual = groups(&mapping, &ids, &readings, vector.get("existing"), &options);
+        let wanted = list(alternative, "groups");
+        if wanted.len() != actual.len() {
+            return Err(format!("expected {} groups, got {}", wanted.len(), actual.len()));
+        }
+        for (wanted, actual) in wanted.iter().zip(&actual) {
+            compare_group(wanted, actual)?;
+        }
+        lexical(vector, &actual)
+    })
+}
+
+/// The text of the vector's FHIR mapping.
+fn mapping_text(vector: &Value) -> String {
+    match vector.get("fhirMappingText").and_then(Value::as_str) {
+        Some(text) => text.to_owned(),
+        None => vector.get("fhirMapping").unwrap_or(&Value::Null).to_string(),
     }
-    let mapping = checked(vector.get("fhirMapping"))?;
-    let ids = resource_ids(vector.get("resourceIds"));
-    let readings = readings(vector.get("measurements"))?;
-    let actual = groups(&mapping, &ids, &readings, vector.get("existing"), &options);
-    let expected_groups = list(expected, "groups");
-    if expected_groups.len() != actual.len() {
-        return Err(format!(
-            "expected {} groups, got {}",
-            expected_groups.len(),
-            actual.len()
-        ));
-    }
-    for (expected, actual) in expected_groups.iter().zip(&actual) {
-        compare_group(expected, actual)?;
-    }
-    lexical(vector, &actual)
 }
 
 fn list(value: &Value, name: &str) -> Vec<Value> {
@@ -206,8 +211,8 @@ fn list(value: &Value, name: &str) -> Vec<Value> {
         .unwrap_or_default()
 }
 
-fn checked(mapping: Option<&Value>) -> Result<FhirMapping, String> {
-    let (mapping, findings) = load(mapping.unwrap_or(&Value::Null));
+fn checked(mapping: &str) -> Result<FhirMapping, String> {
+    let (mapping, findings) = FhirMapping::load(mapping);
     no_errors(&findings)?;
     mapping.ok_or_else(|| "the mapping does not load".to_owned())
 }
@@ -303,7 +308,7 @@ pub type Observed = (Vec<Value>, Vec<(String, String)>);
 /// The Observations that measurements become as if nothing was stored, in order of their groups, and the type and error of
 /// each group and Observation that fails.
 pub fn observations_of(mapping: &Value, measurements: &Value) -> Result<Observed, String> {
-    let mapping = checked(Some(mapping))?;
+    let mapping = checked(&mapping.to_string())?;
     let ids = ResourceIds {
         patient: "patient".to_owned(),
         device: "device".to_owned(),
@@ -569,10 +574,16 @@ fn compare_observation(expected: &Value, actual: &Value) -> Outcome {
             return Err(format!("idSegment {segment} does not start with {prefix}"));
         }
     }
-    let subset = wanted.remove("observationSubset");
-    let whole = wanted.remove("observation");
-    for optional in ["idSegment", "values"] {
-        if subset.is_some() && !wanted.contains_key(optional) {
+    let by_subset = wanted
+        .remove("match")
+        .is_some_and(|extent| extent.as_str() == Some("subset"));
+    let mut subset = wanted.remove("observationSubset");
+    let mut whole = wanted.remove("observation");
+    if by_subset && subset.is_none() {
+        subset = whole.take();
+    }
+    for optional in ["idSegment", "values", "boundaryStart", "boundaryEnd", "operation"] {
+        if (subset.is_some() || by_subset) && !wanted.contains_key(optional) {
             made.remove(optional);
         }
     }
@@ -613,8 +624,19 @@ struct Stored {
 
 /// Saves the batches one after the other, as an agent does that remembers what it sent.
 fn save_batches(vector: &Value, options: &BuildOptions) -> Result<Vec<Value>, String> {
-    let mut server: Vec<Stored> = Vec::new();
-    for (number, batch) in list(vector, "batches").iter().enumerate() {
+    let existing = vector.get("existing").filter(|existing| !existing.is_null());
+    let mut server: Vec<Stored> = existing
+        .map(|resource| Stored {
+            resource: resource.clone(),
+            memory: SentMemory::default(),
+        })
+        .into_iter()
+        .collect();
+    let batches = match vector.get("batches").and_then(Value::as_array) {
+        Some(batches) => batches.clone(),
+        None => vec![vector.get("measurements").cloned().unwrap_or_default()],
+    };
+    for (number, batch) in batches.iter().enumerate() {
         let of_batch = |many: &str, one: &str| {
             vector
                 .get(many)
@@ -622,15 +644,20 @@ fn save_batches(vector: &Value, options: &BuildOptions) -> Result<Vec<Value>, St
                 .or(vector.get(one))
                 .cloned()
         };
-        let mapping = checked(of_batch("fhirMappings", "fhirMapping").as_ref())?;
+        let text = match vector.get("fhirMappings").and_then(|all| all.get(number)) {
+            Some(mapping) => mapping.to_string(),
+            None => mapping_text(vector),
+        };
+        let mapping = checked(&text)?;
         let ids = resource_ids(of_batch("batchResourceIds", "resourceIds").as_ref());
         for (key, members) in by_group(&readings(Some(batch))?) {
-            let template = mapping
-                .template(&key.type_name)
-                .ok_or("TemplateNotFoundException")?;
-            let split = template
-                .observation_groups(&members)
-                .map_err(|error| error.to_string())?;
+            // What fails becomes a dead letter; the others go on (rule D17).
+            let Some(template) = mapping.template(&key.type_name) else {
+                continue;
+            };
+            let Ok(split) = template.observation_groups(&members) else {
+                continue;
+            };
             for mut group in split {
                 let stored = |system: &str, value: &str, id: &str| {
                     server
@@ -638,11 +665,9 @@ fn save_batches(vector: &Value, options: &BuildOptions) -> Result<Vec<Value>, St
                         .find(|s| is_same_observation(&s.resource, system, value, id))
                         .map(|s| (s.resource.clone(), Some(s.memory.clone())))
                 };
-                let written = write(template, &mut group, &ids, &key.type_name, options, &stored)
-                    .map_err(|error| error.to_string())?;
-                match written {
-                    Written::Create(resource, memory) => server.push(Stored { resource, memory }),
-                    Written::Update(resource, memory) => {
+                match write(template, &mut group, &ids, &key.type_name, options, &stored) {
+                    Ok(Written::Create(resource, memory)) => server.push(Stored { resource, memory }),
+                    Ok(Written::Update(resource, memory)) => {
                         let id = resource.get("id").cloned();
                         if let Some(stored) = server.iter_mut().find(|s| s.resource.get("id") == id.as_ref())
                         {
@@ -654,7 +679,7 @@ fn save_batches(vector: &Value, options: &BuildOptions) -> Result<Vec<Value>, St
                             };
                         }
                     }
-                    Written::None => {}
+                    Ok(Written::None) | Err(_) => {}
                 }
             }
         }

@@ -16,7 +16,7 @@
 //! | `OnlyLastReading` | information | a Quantity or String with a period |
 //! | `VitalSignsProfile` | warning, information | FHIR vital signs and US Core profiles |
 //! | `ShadowedTemplate` | warning | a pack earlier in name order always wins |
-//! | `AmbiguousDate` | warning | a date with two readings in a test message |
+//! | `AmbiguousDate` | warning | a date with two readings in a sample message |
 //! | `NotAReference`, `UnknownDataAbsentReason`, `OptionWithoutEffect` | warning | the third file |
 
 mod cross;
@@ -40,7 +40,9 @@ use crate::device::DeviceMapping;
 use crate::document::Document;
 use crate::fhir::FhirMapping;
 use crate::finding::{Finding, Severity, has_errors};
+use crate::message::ParsedMessage;
 use crate::pack_options::PackOptions;
+use crate::timestamp::read_timestamp;
 
 /// A file of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,58 +162,46 @@ pub fn check_pack(
     found
 }
 
-/// Whether a text is a date with two readings, such as `02/01/2019`, which is read month first (rule D10).
+/// `AmbiguousDate` warnings for what a mapping met in a message: times whose day and month could be read the other way
+/// round (rule D10).
 ///
 /// ```
-/// use iomt_mapping::check::is_ambiguous_date;
+/// use iomt_mapping::check::lint_message;
+/// use iomt_mapping::{DeviceMapping, ParsedMessage};
 ///
-/// assert!(is_ambiguous_date("02/01/2019 22:46:01"));
-/// assert!(!is_ambiguous_date("02/02/2019"));
-/// assert!(!is_ambiguous_date("2019-02-01T22:46:01Z"));
+/// let (mapping, _) = DeviceMapping::load(r#"{ "templateType": "CollectionContent", "template": [
+///   { "templateType": "JsonPathContent", "template": { "typeName": "hr", "typeMatchExpression": "$..[?(@hr)]",
+///     "deviceIdExpression": "$.id", "timestampExpression": "$.time" } } ] }"#);
+/// let text = br#"{ "Body": { "hr": 60, "id": "a", "time": "02/01/2019 22:46:01" } }"#;
+/// let message = ParsedMessage::from_envelope(text).unwrap();
+/// assert_eq!(lint_message(&mapping.unwrap(), &message)[0].kind, "AmbiguousDate");
 /// ```
-pub fn is_ambiguous_date(text: &str) -> bool {
-    let mut parts = text.trim().splitn(3, ['/', '.', '-']);
-    let mut day_or_month = || {
-        let part = parts.next()?;
-        let short = (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-        part.parse::<u32>().ok().filter(|n| short && (1..=12).contains(n))
-    };
-    let (first, second) = (day_or_month(), day_or_month());
-    let year = parts.next().is_some_and(|rest| {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let after = rest.as_bytes().get(digits);
-        let ends = !after.is_some_and(|b| b.is_ascii_alphabetic() && *b != b'T');
-        (digits == 4 || digits == 2) && ends
-    });
-    year && first.is_some() && second.is_some() && first != second
-}
-
-/// `AmbiguousDate` warnings for the texts of a test message that are dates with two readings.
-pub fn ambiguous_dates(message: &Value) -> Vec<Finding> {
+pub fn lint_message(mapping: &DeviceMapping, message: &ParsedMessage<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut open = vec![(String::from("$"), message)];
-    while let Some((path, value)) = open.pop() {
-        match value {
-            Value::String(text) if is_ambiguous_date(text) => findings.push(
-                Finding::warning(
-                    "AmbiguousDate",
-                    format!("The date at {path} has two readings; it is read month first."),
-                )
-                .field(path)
-                .suggest("Let the device send ISO 8601, for example 2019-02-01T22:46:01Z."),
-            ),
-            Value::Array(elements) => {
-                open.extend(
-                    elements
-                        .iter()
-                        .enumerate()
-                        .map(|(i, v)| (format!("{path}[{i}]"), v)),
-                );
-            }
-            Value::Object(members) => {
-                open.extend(members.iter().map(|(name, v)| (format!("{path}.{name}"), v)));
-            }
-            _ => {}
+    for template in mapping.trace(message).templates {
+        let place = mapping
+            .templates()
+            .iter()
+            .find(|known| known.index() == template.template)
+            .map(|known| known.place());
+        let fields = template.matches.iter().flat_map(|matched| &matched.fields);
+        let two_readings = fields.into_iter().any(|field| {
+            let found = field.found.as_ref().and_then(Value::as_str);
+            field.field == "timestampExpression"
+                && found
+                    .and_then(read_timestamp)
+                    .is_some_and(|read| read.two_readings)
+        });
+        if two_readings {
+            let mut finding = Finding::warning(
+                "AmbiguousDate",
+                "The date of the reading can be read in two ways; it is read month first.",
+            )
+            .template(template.template)
+            .field("timestampExpression")
+            .suggest("Let the device send ISO 8601, for example 2019-02-01T22:46:01Z.");
+            finding.place = place;
+            findings.push(finding);
         }
     }
     findings

@@ -269,15 +269,21 @@ fn a_template_that_an_earlier_pack_has_too_is_shadowed() {
 }
 
 #[test]
-fn dates_with_two_readings_are_found_in_a_message() {
-    let message =
-        json!({ "Body": { "a": "02/01/2019", "b": ["13/01/2019", "3.4.2020 10:00"], "c": "2019-02-01" } });
-    let mut fields: Vec<String> = ambiguous_dates(&message)
-        .into_iter()
-        .filter_map(|f| f.field)
-        .collect();
-    fields.sort_unstable();
-    assert_eq!(fields, ["$.Body.a", "$.Body.b[1]"]);
+fn dates_with_two_readings_are_told_with_the_template() {
+    let device = device_mapping("CalculatedContent", GOOD_DEVICE);
+    let mapping = DeviceMapping::load(&device).0.unwrap();
+    for (time, ambiguous) in [
+        ("02/01/2019 22:46:01", true),
+        ("2019-02-01T22:46:01Z", false),
+        ("02/02/2019", false),
+        ("02/13/2019", false),
+    ] {
+        let text = json!({ "Body": { "hr": 1, "id": "a", "time": time } }).to_string();
+        let message = ParsedMessage::from_envelope(text.as_bytes()).unwrap();
+        let found = lint_message(&mapping, &message);
+        assert_eq!(found.len(), usize::from(ambiguous), "{time}");
+        assert!(found.iter().all(|f| f.template == Some(0) && f.place.is_some()));
+    }
 }
 
 #[test]

@@ -112,6 +112,8 @@ pub struct EventResult {
     pub observations: Vec<Value>,
     /// What went wrong.
     pub findings: Vec<Validation>,
+    /// What the reference does not look for ([`super::lint_message`]).
+    pub lints: Vec<Finding>,
 }
 
 /// The result of a validation.
@@ -217,12 +219,14 @@ fn validate_event(
         measurements: Vec::new(),
         observations: Vec::new(),
         findings: Vec::new(),
+        lints: Vec::new(),
     };
     let mut failures = Vec::new();
     match event.parse() {
         Ok(message) => {
             let normalized = device.normalize(&message);
             failures = normalized.errors;
+            result.lints = super::lint_message(device, &message);
             result.measurements = normalized.matches.into_iter().map(|m| m.measurement).collect();
         }
         Err(error) => failures.push(error),
