@@ -10,6 +10,8 @@ mod secret;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod trouble;
 mod units;
 mod validate;
 

@@ -288,8 +288,8 @@ fn one_mistake_is_found_at_its_place_with_what_to_do() {
         (
             "namespace = \"ward.servicebus.windows.net\"",
             "",
-            vec!["MissingMember 31:1"],
-            "namespace",
+            vec!["InvalidEventHubException 31:1"],
+            "`fullyQualifiedEventHubNamespace` is null, empty, or formatted incorrectly",
         ),
         (
             "hub = \"devicedata\"",

@@ -1,0 +1,184 @@
+//! What the types cannot say about FHIR servers and event hubs.
+
+use super::super::azure;
+use super::super::tree::Step::{Item, Member};
+use super::super::{
+    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig,
+};
+use super::{Check, fhir_base, is_host_and_port, is_local};
+
+impl Check<'_> {
+    pub(super) fn destination(
+        &mut self,
+        number: usize,
+        destination: &DestinationConfig,
+        all: &[(usize, DestinationConfig)],
+    ) {
+        match &destination.kind {
+            DestinationKind::Fhir(fhir) => self.fhir(number, fhir),
+            DestinationKind::EventHub(hub) => self.event_hub(number, hub, all),
+        }
+    }
+
+    fn fhir(&mut self, number: usize, fhir: &FhirConfig) {
+        let at = |name| [Member("destination"), Item(number), Member(name)];
+        let address = match fhir_base(fhir) {
+            Ok(address) => address,
+            Err((member, advice)) => {
+                self.error(
+                    "InvalidFhirServiceException",
+                    &at(member),
+                    azure::INVALID_FHIR_SERVICE,
+                    &advice,
+                );
+                String::new()
+            }
+        };
+        if matches!(
+            fhir.auth,
+            AuthConfig::Sas { .. } | AuthConfig::ConnectionString { .. }
+        ) {
+            self.error(
+                "WrongAuthentication",
+                &at("auth"),
+                &format!(
+                    "A FHIR server knows no authentication of kind \"{}\".",
+                    fhir.auth.kind()
+                ),
+                "It is one of none, basic, bearer, client-credentials, smart-backend, managed-identity.",
+            );
+        }
+        let plain = address.starts_with("http://");
+        if plain && fhir.auth != AuthConfig::None && !is_local(&address) {
+            self.warning(
+                "PlainText",
+                &at("url"),
+                "Readings and what authenticates the gateway cross the network in plain text.",
+                "Use https://.",
+            );
+        }
+        if address.ends_with("/metadata") {
+            self.warning(
+                "InvalidAddress",
+                &at("url"),
+                "This looks like the address of the capability statement.",
+                "Write the base address, without /metadata.",
+            );
+        }
+        if !address.is_empty() {
+            self.tls("destination", number, &fhir.tls, !plain, "https://");
+        }
+        self.web_addresses(number, &fhir.auth, fhir.proxy.as_deref());
+    }
+
+    fn event_hub(&mut self, number: usize, hub: &EventHubConfig, all: &[(usize, DestinationConfig)]) {
+        let at = |name| [Member("destination"), Item(number), Member(name)];
+        if let Err(advice) = azure::check_namespace(&hub.namespace) {
+            self.error(
+                "InvalidEventHubException",
+                &at("namespace"),
+                azure::INVALID_NAMESPACE,
+                &advice,
+            );
+        }
+        let in_hub_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        let name = hub.hub.as_str();
+        if !(1..=256).contains(&name.len())
+            || !name.chars().all(in_hub_name)
+            || !name.starts_with(edge)
+            || !name.ends_with(edge)
+        {
+            self.error(
+                "InvalidEventHubException",
+                &at("hub"),
+                "It is no name of an event hub.",
+                "Letters, digits, \"-\", \"_\" and \".\"; a letter or digit first and last; without the namespace.",
+            );
+        }
+        if matches!(
+            hub.auth,
+            AuthConfig::None | AuthConfig::Basic { .. } | AuthConfig::SmartBackend { .. }
+        ) {
+            self.error(
+                "WrongAuthentication",
+                &at("auth"),
+                &format!("Event Hubs takes nothing with authentication of kind \"{}\".", hub.auth.kind()),
+                "It is one of sas, connection-string, client-credentials, managed-identity, bearer; for example auth = { \
+                 kind = \"sas\", key_name = \"gateway\", key = \"credential:event-hub-key\" }.",
+            );
+        }
+        if !(1024..=20 * 1024 * 1024).contains(&hub.max_batch_bytes) {
+            self.error(
+                "WrongValue",
+                &at("max_batch_bytes"),
+                "The limit is out of range.",
+                "Write 262144 for the Basic tier, 1048576 otherwise.",
+            );
+        }
+        let is_fhir = |name: &str| {
+            all.iter()
+                .any(|(_, one)| one.name == name && matches!(one.kind, DestinationKind::Fhir(_)))
+        };
+        match &hub.identity_of {
+            Some(name) if !is_fhir(name) => self.error(
+                "UnknownName",
+                &at("identity_of"),
+                &format!("There is no destination of kind \"fhir\" with the name \"{name}\"."),
+                "Name the FHIR destination whose Devices and Patients the Observations refer to.",
+            ),
+            None if hub.payload == EventPayload::Observation => self.error(
+                "MissingMember",
+                &at("payload"),
+                "Observations need the identity of device and patient.",
+                "Write identity_of = \"NAME\" with the name of a FHIR destination.",
+            ),
+            _ => {}
+        }
+        if let Some(endpoint) = &hub.endpoint
+            && !is_host_and_port(endpoint)
+        {
+            self.error(
+                "InvalidAddress",
+                &at("endpoint"),
+                "It is no HOST:PORT.",
+                "For example \"10.0.0.5:443\".",
+            );
+        }
+        self.tls("destination", number, &hub.tls, true, "https://");
+        self.web_addresses(number, &hub.auth, hub.proxy.as_deref());
+    }
+
+    fn web_addresses(&mut self, number: usize, auth: &AuthConfig, proxy: Option<&str>) {
+        let token_url = match auth {
+            AuthConfig::ClientCredentials { token_url, .. } => Some(token_url),
+            AuthConfig::SmartBackend { token_url, .. } => token_url.as_ref(),
+            _ => None,
+        };
+        if let Some(url) = token_url
+            && (url.starts_with('/') || azure::fhir_address(url).is_err())
+        {
+            self.error(
+                "InvalidAddress",
+                &[
+                    Member("destination"),
+                    Item(number),
+                    Member("auth"),
+                    Member("token_url"),
+                ],
+                "It is no address of a token endpoint.",
+                "For example \"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token\".",
+            );
+        }
+        if let Some(proxy) = proxy
+            && (proxy.starts_with('/') || azure::fhir_address(proxy).is_err())
+        {
+            self.error(
+                "InvalidAddress",
+                &[Member("destination"), Item(number), Member("proxy")],
+                "It is no address of an HTTP proxy.",
+                "For example \"http://proxy.hospital.example:3128\".",
+            );
+        }
+    }
+}
