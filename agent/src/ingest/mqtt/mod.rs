@@ -3,9 +3,10 @@
 //! Invariants:
 //! 1. A message is acknowledged after its commit, on the connection on which it came, in receive order ([`gate`]).
 //! 2. A message that the broker delivers again is stored twice rather than never ([`repeat`]).
-//! 3. Reading from the socket never waits for the store: the broker would drop what it cannot send, and pings would
-//!    stop. What waits for the store is bounded by the window and by bytes; beyond that the connection is closed on
-//!    purpose, and the session keeps the rest at the broker.
+//! 3. Reading from the socket does not wait for the store: the broker would drop what it cannot send, and pings would
+//!    stop. What waits for the store is bounded by the window and by bytes (mosquitto 2.0.11 sends up to a window for
+//!    each acknowledgement). Beyond that reading pauses for a moment, shorter than any ping; then the connection is
+//!    closed on purpose, and the session keeps the rest at the broker.
 //! 4. A message above the size limit costs nothing but itself: its head is handed on. Only a packet that cannot be read
 //!    at all ends the session, after several attempts, and that is told.
 
@@ -38,6 +39,9 @@ const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// The window of a broker that cannot be told one: what mosquitto allows by default.
 const WINDOW_3_1_1: u16 = 20;
 
+/// No broker that takes free packet ids again is known to allow more.
+const LARGEST_WINDOW_3_1_1: u16 = 1000;
+
 /// Prepares the source; it runs while the returned loop is polled (single-threaded, needs tokio's I/O and time).
 ///
 /// # Errors
@@ -49,8 +53,12 @@ pub fn start(config: &MqttConfig, context: SourceContext) -> Result<(SourceHandl
     if let Some(topic) = config.topics.iter().find(wrong) {
         return Err(invalid(format!("`topics`: \"{topic}\" is no topic filter")));
     }
+    let window = match config.protocol {
+        MqttProtocol::V5 => config.window,
+        MqttProtocol::V311 => config.window.max(LARGEST_WINDOW_3_1_1),
+    };
     let gate = Arc::new(gate::Gate::new(
-        config.window,
+        window,
         &context.resume,
         Arc::clone(&context.status),
     ));

@@ -22,6 +22,8 @@ pub struct StoredPacket {
     pub session: u32,
     /// Hash of topic and payload.
     pub hash: u64,
+    /// It was stored although it was a redelivery.
+    pub possible_repeat: bool,
 }
 
 impl StoredPacket {
@@ -33,6 +35,7 @@ impl StoredPacket {
             packet_id: token.packet_id,
             session: token.session,
             hash: packet_hash(topic.as_bytes(), message.payload.bytes(), message.kind),
+            possible_repeat: message.possible_repeat,
         })
     }
 }
@@ -69,10 +72,14 @@ pub(super) enum Verdict {
     },
 }
 
+/// Acknowledged packets that are remembered: their PUBACKs may be lost in the buffers of a connection that breaks.
+const REMEMBERED: usize = 8192;
+
 struct Packet {
     hash: u64,
     epoch: u64,
-    serial: u64,
+    /// Counts packets; tells whether an entry of the order is about this one.
+    serial: u32,
     committed: bool,
     may_be_acknowledged: bool,
 }
@@ -81,9 +88,9 @@ struct Packet {
 pub(super) struct PacketMemory {
     session: u32,
     packets: HashMap<u16, Packet>,
-    order: VecDeque<(u16, u64)>,
+    order: VecDeque<(u16, u32)>,
     capacity: usize,
-    serial: u64,
+    serial: u32,
     counting: Counting,
 }
 
@@ -95,12 +102,12 @@ impl PacketMemory {
             session,
             packets: HashMap::new(),
             order: VecDeque::new(),
-            capacity: usize::from(window).saturating_mul(4).max(1024),
+            capacity: usize::from(window).saturating_mul(4).max(REMEMBERED),
             serial: 0,
             counting: Counting::new(window),
         };
         for packet in stored.iter().filter(|packet| packet.session == session) {
-            memory.counting.first_delivery(packet.packet_id);
+            memory.counting.saw(packet.packet_id, packet.possible_repeat);
             memory.insert(packet.packet_id, packet.hash, 0);
             if let Some(known) = memory.packets.get_mut(&packet.packet_id) {
                 known.committed = true;
@@ -127,7 +134,7 @@ impl PacketMemory {
     /// Judges a packet that came on connection `epoch` and remembers it.
     pub(super) fn judge(&mut self, packet_id: u16, hash: u64, redelivered: bool, epoch: u64) -> Verdict {
         if !redelivered {
-            self.counting.first_delivery(packet_id);
+            self.counting.saw(packet_id, false);
             self.insert(packet_id, hash, epoch);
             return Verdict::Store {
                 possible_repeat: false,
@@ -148,7 +155,7 @@ impl PacketMemory {
                 possible_repeat: !self.counting.is_next(packet_id),
             },
         };
-        self.counting.redelivery(packet_id);
+        self.counting.saw(packet_id, true);
         if matches!(verdict, Verdict::Store { .. }) {
             self.insert(packet_id, hash, epoch);
         }
@@ -172,7 +179,7 @@ impl PacketMemory {
     }
 
     fn insert(&mut self, packet_id: u16, hash: u64, epoch: u64) {
-        self.serial += 1;
+        self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         self.packets.insert(
             packet_id,
@@ -185,26 +192,26 @@ impl PacketMemory {
             },
         );
         self.order.push_back((packet_id, serial));
-        while self.order.len() > self.capacity {
-            let Some((oldest, serial)) = self.order.pop_front() else {
-                return;
-            };
-            if self
-                .packets
-                .get(&oldest)
-                .is_some_and(|packet| packet.serial == serial)
-            {
-                self.packets.remove(&oldest);
+        while self.order.len() > self.capacity
+            && let Some((oldest, serial)) = self.order.front()
+        {
+            match self.packets.get(oldest) {
+                // It will come again when the connection is lost, however many there are.
+                Some(packet) if packet.serial == *serial && !packet.may_be_acknowledged => return,
+                Some(packet) if packet.serial == *serial => drop(self.packets.remove(oldest)),
+                _ => {}
             }
+            self.order.pop_front();
         }
     }
 }
 
-/// Whether the broker is seen to count its packet ids up, as mosquitto does, or takes free ones again.
+/// Whether the broker is seen to count its packet ids up, as mosquitto does, or takes free ones again. A broker that takes
+/// free ids again never climbs above its window without a step back.
 struct Counting {
     window: u16,
     last: Option<u16>,
-    /// First deliveries in a row whose id was a little above the one before.
+    /// Packets in a row whose id was a little above the one before.
     streak: u32,
     /// Highest id in the streak.
     highest: u16,
@@ -212,6 +219,12 @@ struct Counting {
 
 /// Steps in a row before an id above the window counts as a proof.
 const FEW_STEPS: u32 = 20;
+
+/// A larger step up is no counting; ids of messages that expired at the broker are left out.
+const LARGEST_STEP: u32 = 1024;
+
+/// Ids go from 1 to 65535 and start again; up to here an id is behind or ahead of another one.
+const HALF_ROUND: u32 = 32_768;
 
 impl Counting {
     fn new(window: u16) -> Counting {
@@ -223,7 +236,7 @@ impl Counting {
         }
     }
 
-    /// How far `id` is above the last one; ids go from 1 to 65535 and start again.
+    /// How far `id` is above the last one.
     fn above_last(&self, id: u16) -> Option<u32> {
         let (id, last) = (
             u32::from(id).saturating_sub(1),
@@ -232,41 +245,35 @@ impl Counting {
         Some((id + 65_535 - last) % 65_535)
     }
 
-    fn first_delivery(&mut self, id: u16) {
+    fn saw(&mut self, id: u16, redelivered: bool) {
         match self.above_last(id) {
-            Some(1..=1024) => {
+            Some(1..=LARGEST_STEP) => {
                 self.streak = self.streak.saturating_add(1);
                 self.highest = self.highest.max(id);
             }
+            // What is delivered again is behind, naturally.
+            Some(_) if redelivered => return,
             Some(_) => (self.streak, self.highest) = (0, 0),
             None => {}
         }
         self.last = Some(id);
     }
 
-    fn redelivery(&mut self, id: u16) {
-        if matches!(self.above_last(id), None | Some(1..=1024)) {
-            self.last = Some(id);
-        }
-    }
-
-    /// A broker that takes free ids again never climbs above its window without a step back.
     fn is_proven(&self) -> bool {
         let window = u32::from(self.window);
         self.streak >= (2 * window).max(FEW_STEPS)
             || (self.streak >= FEW_STEPS && u32::from(self.highest) > window)
     }
 
-    /// Whether `id` cannot have been used again: the broker counts up and was at this id a moment ago.
+    /// Whether `id` cannot have been used again: the broker counts up and is not half a round further.
     fn excludes_reuse(&self, id: u16) -> bool {
-        let two_windows = 2 * u32::from(self.window);
-        let below_last = self.above_last(id).map(|above| (65_535 - above) % 65_535);
-        self.is_proven() && below_last.is_some_and(|below| below < two_windows)
+        let below = self.above_last(id).map(|above| (65_535 - above) % 65_535);
+        self.is_proven() && below.is_some_and(|below| below < HALF_ROUND)
     }
 
     /// Whether `id` was certainly never received: the broker counts up and has not been there yet.
     fn is_next(&self, id: u16) -> bool {
-        self.is_proven() && matches!(self.above_last(id), Some(1..=1024))
+        self.is_proven() && matches!(self.above_last(id), Some(1..HALF_ROUND))
     }
 }
 
@@ -334,8 +341,8 @@ mod tests {
         assert_eq!(memory.judge(31, 31, true, 2), STORE, "ahead of all seen ids");
         assert_eq!(
             memory.judge(5, 5, true, 2),
-            IN_DOUBT,
-            "too far behind to be in flight"
+            Verdict::Acknowledge,
+            "not half a round behind"
         );
         assert_eq!(
             memory.judge(3, 99, false, 2),
@@ -354,8 +361,8 @@ mod tests {
             memory.committed(id, 1);
             memory.acknowledged(id);
         }
-        assert_eq!(memory.judge(65_535, 7, true, 2), IN_DOUBT);
         assert_eq!(memory.judge(10, 7, true, 2), Verdict::Acknowledge);
+        assert_eq!(memory.judge(65_535, 7, true, 2), Verdict::Acknowledge);
     }
 
     #[test]
@@ -365,6 +372,7 @@ mod tests {
                 packet_id,
                 session: 3,
                 hash: u64::from(packet_id),
+                possible_repeat: false,
             })
             .collect();
         let mut memory = PacketMemory::resume(10, &stored);
@@ -380,8 +388,14 @@ mod tests {
         let mut memory = memory();
         for id in 1..=65_535_u16 {
             memory.judge(id, 0, false, 1);
+            memory.acknowledged(id);
         }
-        assert_eq!(memory.packets.len(), 1024);
-        assert_eq!(memory.order.len(), 1024);
+        assert_eq!(memory.packets.len(), REMEMBERED);
+        assert_eq!(memory.order.len(), REMEMBERED);
+        // What is unacknowledged stays: a broker without a window delivers all of it again.
+        for id in 1..=10_000 {
+            memory.judge(id, 0, false, 1);
+        }
+        assert_eq!(memory.judge(1, 0, true, 2), Verdict::AcknowledgeWith { epoch: 1 });
     }
 }

@@ -139,7 +139,7 @@ impl Source {
     pub(super) async fn run(mut self) {
         while !self.stopped && !self.context.sender.is_closed() {
             let began = Instant::now();
-            let received = self.context.status.received.get();
+            let came = self.came();
             let end = match self.plan() {
                 Ok(plan) => match self.config.protocol {
                     MqttProtocol::V5 => self.connection(client_v5::LinkV5::new(plan)).await,
@@ -151,7 +151,7 @@ impl Source {
                     continue;
                 }
             };
-            let worked = began.elapsed() >= STABLE || self.context.status.received.get() != received;
+            let worked = began.elapsed() >= STABLE || self.came() != came;
             if worked && !matches!(end, End::Failed(Failure::TakenOver)) {
                 self.backoff.reset();
             }
@@ -162,6 +162,11 @@ impl Source {
                 End::Stopped => return,
             }
         }
+    }
+
+    /// Messages that came, again or for the first time.
+    fn came(&self) -> u64 {
+        self.context.status.received.get() + self.context.status.repeats.get()
     }
 
     fn plan(&mut self) -> Result<Plan, ErrorRecord> {
@@ -220,6 +225,9 @@ impl Source {
 
     async fn take_events<L: Link>(&mut self, link: &mut L, epoch: u64) -> End {
         let mut resubscribe_at: Option<Instant> = None;
+        // Reading pauses while too much waits for its commit; at this time the connection is closed.
+        let mut paused_until: Option<Instant> = None;
+        let gate = Arc::clone(&self.gate);
         loop {
             self.hand_on_waiting();
             if self.stopped {
@@ -230,25 +238,33 @@ impl Source {
                     queue,
                     queued_bytes,
                     context,
+                    uncommitted_limit,
                     ..
                 } = self;
                 let mut next = pin!(link.next());
                 loop {
                     tokio::select! {
                         biased;
-                        event = &mut next => break Some(event),
+                        event = &mut next, if paused_until.is_none() => break Some(event),
                         permit = context.sender.reserve(), if !queue.is_empty() => match permit {
                             Ok(permit) => send_first(queue, queued_bytes, permit),
                             Err(_) => return End::Stopped,
                         },
+                        () = gate.changed.notified(), if paused_until.is_some() => {}
+                        () = at(paused_until), if paused_until.is_some() => return End::Backpressure,
                         () = at(resubscribe_at), if resubscribe_at.is_some() => break None,
+                    }
+                    if paused_until.is_some()
+                        && gate.uncommitted_bytes() + *queued_bytes <= *uncommitted_limit / 2
+                    {
+                        paused_until = None;
                     }
                 }
             };
             match event {
                 Some(Ok(Event::Publish(publish))) => {
-                    if self.take(publish) > self.uncommitted_limit {
-                        return End::Backpressure;
+                    if self.take(publish) > self.uncommitted_limit && paused_until.is_none() {
+                        paused_until = Some(Instant::now() + self.longest_pause());
                     }
                 }
                 Some(Ok(Event::AcknowledgementLeft(packet_id))) => self.gate.acknowledgement_left(packet_id),
@@ -273,6 +289,11 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// How long reading may pause: with it a ping still comes within the one and a half keep-alive times of the broker.
+    fn longest_pause(&self) -> Duration {
+        Duration::from_secs(self.config.keep_alive.max(5).into()) / 4
     }
 
     fn connected<L: Link>(&mut self, link: &L, epoch: u64, session_resumed: bool) {
@@ -367,6 +388,9 @@ impl Source {
             let (topic, device_id) = self.topics.names(&topic);
             (Some(topic), device_id)
         };
+        if kind != PayloadKind::Whole {
+            self.context.status.oversize.count();
+        }
         self.context.status.received.count();
         self.hand_on(message);
         self.queued_bytes + uncommitted
@@ -377,7 +401,6 @@ impl Source {
         if payload.len() <= self.config.max_message_bytes {
             return (payload, PayloadKind::Whole);
         }
-        self.context.status.oversize.count();
         let kind = PayloadKind::Truncated {
             length: u64::try_from(payload.len()).unwrap_or(u64::MAX),
             crc: crc32fast::hash(&payload),

@@ -401,7 +401,7 @@ fn a_burst_with_a_slow_store_keeps_the_pings_and_loses_nothing() {
 fn too_many_bytes_without_a_commit_close_the_connection_until_they_are_stored() {
     run(async {
         const MIB: usize = 1 << 20;
-        let mut rig = Rig::start("max_message_bytes = 1048576").await;
+        let mut rig = Rig::start("max_message_bytes = 1048576\nkeep_alive = 5").await;
         let mut peer = rig.broker.session(false).await;
         let payload = Bytes::from(vec![b'x'; MIB]);
         for id in 1..=10 {
