@@ -54,6 +54,7 @@ mod sampled_data;
 mod template;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use build::{BuildOptions, BuiltObservation, ChangedPeriod, ResourceIds};
 pub use datetime::parse_datetime;
@@ -70,3 +71,4 @@ pub use sampled_data::{
     MAXIMUM_SLOTS, Sample, SamplePeriod, Slotted, TooManySlots, fill_slots, stored_samples,
 };
 pub use template::{Coding, Component, Concept, FhirMapping, FhirTemplate, Unit, ValueKind, ValueTemplate};
+pub use trace::{GroupTrace, UnusedValue, ValueTrace};

@@ -245,3 +245,40 @@ fn errors_of_a_mapping_come_all_at_once_with_their_places() {
         ]
     );
 }
+
+#[test]
+fn a_trace_tells_every_step_to_the_observation() {
+    let template = template("60");
+    let all = [
+        reading(10, 0, vec![("a", "1".to_owned()), ("b", "1,5".to_owned())]),
+        reading(20, 1, vec![("a", "2".to_owned()), ("b", "7.0".to_owned())]),
+        reading(90, 2, vec![("a", "3".to_owned()), ("C", "x".to_owned())]),
+    ];
+    let groups = template.observation_groups(&all).unwrap();
+    let trace = template.trace(&groups[0], &ids(), "t", &BuildOptions::default());
+    let values: Vec<(&str, usize, Option<&str>, usize, usize)> = trace
+        .values
+        .iter()
+        .map(|v| {
+            (
+                v.name.as_str(),
+                v.readings,
+                v.taken.as_deref(),
+                v.left_out,
+                v.refused,
+            )
+        })
+        .collect();
+    assert_eq!(
+        values,
+        [
+            ("a", 3, Some("2 of 60 slots"), 1, 0),
+            ("b", 2, Some("7.0"), 0, 1),
+            ("c", 0, None, 0, 0),
+            ("d", 0, None, 0, 0),
+        ]
+    );
+    assert_eq!(trace.unused[0].similar.as_deref(), Some("c"));
+    assert_eq!(trace.readings, (2, 0, 1));
+    assert_eq!(trace.resource.unwrap()["id"], trace.id.as_str());
+}
