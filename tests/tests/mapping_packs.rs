@@ -3,7 +3,7 @@
 use bedside_tests::conformance::same::{Extent, difference};
 use iomt_mapping::check::check_pack;
 use iomt_mapping::fhir::{BuildOptions, FhirMapping, Reading, ResourceIds};
-use iomt_mapping::{DeviceMapping, Envelope, Finding, PropertyValue};
+use iomt_mapping::{DeviceMapping, Envelope, Finding, PropertyValue, Timestamp};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,14 @@ fn observations(device: &DeviceMapping, fhir: &FhirMapping, message: &Value) -> 
     let envelope = Envelope {
         body: body.as_bytes(),
         properties: &[("topic", PropertyValue::Text("wearables/some-device/telemetry"))],
-        system_properties: &[("iothub-connection-device-id", PropertyValue::Text("some-device"))],
+        system_properties: &[
+            ("iothub-connection-device-id", PropertyValue::Text("some-device")),
+            // 2026-03-01T07:15:30Z, when the message came.
+            (
+                "iothub-enqueuedtime",
+                PropertyValue::Time(Timestamp::from_ticks(17_723_493_300_000_000).unwrap()),
+            ),
+        ],
     };
     let normalized = device.normalize(&envelope.parse().unwrap());
     assert_eq!(normalized.errors, [], "{message}");
@@ -47,15 +54,23 @@ fn observations(device: &DeviceMapping, fhir: &FhirMapping, message: &Value) -> 
         device: "d".to_owned(),
         encounter: None,
     };
-    let mut built = Vec::new();
+    // The readings of a type stand together, as in the service: a waveform is one Observation of many readings.
+    let mut types: Vec<(String, Vec<Reading>)> = Vec::new();
     for (ingestion, one) in (0..).zip(normalized.matches) {
         let type_name = one.measurement.type_name.clone();
-        let template = fhir.template(&type_name).unwrap();
         let reading = Reading {
             measurement: one.measurement,
             ingestion,
         };
-        for group in template.observation_groups(&[reading]).unwrap() {
+        match types.iter_mut().find(|(known, _)| *known == type_name) {
+            Some((_, readings)) => readings.push(reading),
+            None => types.push((type_name, vec![reading])),
+        }
+    }
+    let mut built = Vec::new();
+    for (type_name, readings) in types {
+        let template = fhir.template(&type_name).unwrap();
+        for group in template.observation_groups(&readings).unwrap() {
             let observation = template
                 .create(&group, &ids, &type_name, &BuildOptions::default())
                 .unwrap();
@@ -69,7 +84,8 @@ fn observations(device: &DeviceMapping, fhir: &FhirMapping, message: &Value) -> 
 fn the_checker_has_no_remark_on_a_pack() {
     for pack in packs() {
         let (device, fhir) = (text(&pack, "devicecontent.json"), text(&pack, "fhirmapping.json"));
-        let remarks: Vec<String> = check_pack(Some(&device), Some(&fhir), None, &[])
+        let options = std::fs::read_to_string(pack.join("agent.json")).ok();
+        let remarks: Vec<String> = check_pack(Some(&device), Some(&fhir), options.as_deref(), &[])
             .into_iter()
             .map(|remark| format!("{}: {}", remark.finding.kind, remark.finding.message))
             .collect();

@@ -22,7 +22,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "BITalino (r)evolution",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::OneSource,
-    pack: NAME,
+    pack: "",
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => described(bytes),
         Direction::HostToDevice => Description::of(command_name(bytes)),

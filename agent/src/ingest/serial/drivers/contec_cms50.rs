@@ -67,7 +67,7 @@ pub const DRIVER_BERRY: DriverInfo = DriverInfo {
     title: "Berry BM1000, BM2000 pulse oximeters (BCI protocol)",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
-    pack: V46,
+    pack: BERRY,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Five { berry: true }, bytes),
         Direction::HostToDevice => Description::of(None),

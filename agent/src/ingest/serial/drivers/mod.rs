@@ -188,7 +188,7 @@ pub struct DriverInfo {
     pub settings: PortSettings,
     /// How well the protocol is known.
     pub evidence: Evidence,
-    /// The mapping pack that reads its bodies.
+    /// The mapping pack that reads its bodies; empty where what a channel measures depends on what is plugged in.
     pub pack: &'static str,
     /// Decodes bytes without the dialogue.
     pub describe: fn(Direction, &[u8]) -> Description,

@@ -19,7 +19,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "OpenBCI Cyton",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
-    pack: NAME,
+    pack: "",
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),
         Direction::HostToDevice => Description::of(command_name(bytes)),
