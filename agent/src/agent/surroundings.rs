@@ -1,6 +1,7 @@
 //! What is outside of the agent: threads, sockets, serial ports. A simulation gives doubles.
 
 use crate::config::{DestinationConfig, DestinationKind, SourceConfig, SourceKind, TlsConfig};
+use crate::forward::event_hub;
 use crate::forward::http::Http;
 use crate::ingest::{self, SourceContext, SourceHandle, SourceLoop};
 use crate::packs::Notice;
@@ -61,12 +62,14 @@ impl Surroundings for RealSurroundings {
     }
 
     fn http(&self, destination: &DestinationConfig) -> io::Result<(Http, Http)> {
-        let (tls, proxy) = match &destination.kind {
-            DestinationKind::Fhir(fhir) => (&fhir.tls, fhir.proxy.as_deref()),
-            DestinationKind::EventHub(hub) => (&hub.tls, hub.proxy.as_deref()),
+        let http = match &destination.kind {
+            DestinationKind::Fhir(fhir) => {
+                Http::real("http", HTTP_THREADS, &fhir.tls, fhir.proxy.as_deref())?
+            }
+            DestinationKind::EventHub(hub) => event_hub::http_of("http", hub)?,
         };
         let direct = Http::real("identity", 1, &TlsConfig::default(), None)?;
-        Ok((Http::real("http", HTTP_THREADS, tls, proxy)?, direct))
+        Ok((http, direct))
     }
 
     fn start_source(

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod fhir;
 pub mod mosquitto;
 pub mod publisher;
+pub mod serial_line;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
