@@ -2,6 +2,8 @@
 //! with its exit code whether all is well: 0 yes, 1 no, 2 wrong arguments.
 
 pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo;
 mod log;
 pub mod map;
 mod packs;
@@ -35,6 +37,7 @@ Observations to any FHIR R4 server or sends them to Azure Event Hubs.
 The agent is not a medical device and raises no alarms.",
     after_long_help = "\
 First steps:
+  bedside-agent demo                               see it at work, nothing to install
   bedside-agent check --config agent.toml          what is wrong in the configuration and its mappings, with line and column
   bedside-agent map --pack heart-rate reading.json what a message becomes, step by step
 
@@ -51,6 +54,8 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Check(check::Check),
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
     Map(map::Map),
     Simulate(simulate::Simulate),
 }
@@ -76,6 +81,8 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Check(check) => check.run(),
             Command::Map(map) => map.run(),
+            #[cfg(feature = "demo")]
+            Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),
         }
     }
