@@ -6,6 +6,7 @@ pub mod mqtt;
 pub mod serial;
 mod stamp;
 pub mod status;
+mod supervise;
 
 use crate::config::ClockTrust;
 use crate::message::{AckToken, Message, SourceId};
@@ -43,6 +44,7 @@ pub type MessageSender = tokio::sync::mpsc::Sender<Message>;
 pub type SourceLoop = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What a source is given when it starts.
+#[derive(Clone)]
 pub struct SourceContext {
     /// Number in the store.
     pub id: SourceId,

@@ -96,6 +96,17 @@ impl Gate {
         state.in_flight.clear();
     }
 
+    /// The source starts, perhaps again after a fault: what it had received and not handed on never gets to a commit, so
+    /// that it is to be stored when it comes again.
+    pub(super) fn restart(&self) {
+        let mut state = self.lock();
+        state.sender = None;
+        state.in_flight.clear();
+        state.uncommitted.clear();
+        state.uncommitted_bytes = 0;
+        state.memory.forget_uncommitted();
+    }
+
     /// The session was ended on purpose.
     pub(super) fn end_session(&self) {
         self.lock().memory.new_session();
@@ -316,6 +327,20 @@ mod tests {
         queue.0.lock().unwrap().1 = 10;
         gate.acknowledgement_left(1);
         assert_eq!(queue.sent(), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn after_a_restart_of_the_source_uncommitted_messages_are_stored_when_they_come_again() {
+        let (gate, queue) = (gate(), Queue::with_room(10));
+        gate.open(1, Box::new(queue.clone()), false);
+        let (_, first) = receive(&gate, 1, false);
+        receive(&gate, 2, false);
+        gate.committed(&[first]);
+        gate.restart();
+        assert_eq!(gate.uncommitted_bytes(), 0);
+        gate.open(2, Box::new(queue), true);
+        assert_eq!(receive(&gate, 1, true).0, Verdict::Acknowledge);
+        assert!(matches!(receive(&gate, 2, true).0, Verdict::Store { .. }));
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod scripted_broker;
 pub use repeat::StoredPacket;
 
 use crate::config::{MqttConfig, MqttProtocol, Secret, SecretRef};
-use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error};
+use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
 use std::sync::Arc;
 
@@ -71,8 +71,12 @@ pub fn start(config: &MqttConfig, context: SourceContext) -> Result<(SourceHandl
             MqttProtocol::V311 => config.window.clamp(1, WINDOW_3_1_1),
         },
     };
-    let source = source::Source::new(config.clone(), broker, context, gate);
-    Ok((handle, Box::pin(source.run())))
+    let config = config.clone();
+    let source = supervise::run(context, move |context| {
+        gate.restart();
+        source::Source::new(config.clone(), &broker, context.clone(), Arc::clone(&gate)).run()
+    });
+    Ok((handle, Box::pin(source)))
 }
 
 fn invalid(text: String) -> ErrorRecord {

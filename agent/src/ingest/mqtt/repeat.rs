@@ -132,6 +132,13 @@ impl PacketMemory {
         self.counting.last = None;
     }
 
+    /// Packets that wait for their commit will not get to it.
+    pub(super) fn forget_uncommitted(&mut self) {
+        self.packets.retain(|_, packet| packet.committed);
+        let unacknowledged = self.packets.values().filter(|packet| !packet.may_be_acknowledged);
+        self.unacknowledged = unacknowledged.count();
+    }
+
     /// Judges a packet that came on connection `epoch` and remembers it.
     pub(super) fn judge(&mut self, packet_id: u16, hash: u64, redelivered: bool, epoch: u64) -> Verdict {
         if !redelivered {

@@ -95,7 +95,7 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn new(
         config: MqttConfig,
-        address: Address,
+        address: &Address,
         context: SourceContext,
         gate: Arc<Gate>,
     ) -> Source {
@@ -108,7 +108,7 @@ impl Source {
                 // An address needs its brackets before a port.
                 host: match address.host.contains(':') {
                     true => format!("[{}]", address.host),
-                    false => address.host,
+                    false => address.host.clone(),
                 },
                 port: address.port,
                 username: config.username.clone(),

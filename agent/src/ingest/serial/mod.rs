@@ -15,12 +15,13 @@ mod tests;
 
 use self::drivers::{Driver, PortSettings};
 use crate::config::SerialConfig;
-use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error};
+use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Makes what reads the bytes, for a port that was just opened.
-type MakeDriver = Box<dyn Fn() -> Box<dyn Driver + Send>>;
+type MakeDriver = Rc<dyn Fn() -> Box<dyn Driver + Send>>;
 
 /// Prepares the source; it runs while the returned loop is polled (single-threaded, needs tokio's I/O).
 ///
@@ -39,12 +40,12 @@ pub fn start(
                     known.join(", ")
                 ))
             })?;
-            (Box::new(|| info.create()), info.settings)
+            (Rc::new(|| info.create()), info.settings)
         }
         None => {
             let framing = config.generic_framing().map_err(invalid)?.unwrap_or_default();
             (
-                Box::new(move || framing::from_config(&framing)),
+                Rc::new(move || framing::from_config(&framing)),
                 PortSettings::default(),
             )
         }
@@ -56,9 +57,19 @@ pub fn start(
         window: 0,
     };
     let settings = config.settings.unwrap_or(settings);
-    let device_id = config.device_id.as_deref().map(Arc::from);
-    let source = source::Source::new(config.port.clone(), make, settings, device_id, context);
-    Ok((handle, Box::pin(source.run())))
+    let device_id: Option<Arc<str>> = config.device_id.as_deref().map(Arc::from);
+    let port = config.port.clone();
+    let source = supervise::run(context, move |context| {
+        source::Source::new(
+            port.clone(),
+            Rc::clone(&make),
+            settings,
+            device_id.clone(),
+            context.clone(),
+        )
+        .run()
+    });
+    Ok((handle, Box::pin(source)))
 }
 
 fn invalid(text: String) -> ErrorRecord {

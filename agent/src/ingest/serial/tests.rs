@@ -276,7 +276,7 @@ fn what_a_driver_asks_for_is_done_at_its_time() {
     run(async {
         let (mut rig, context) = Rig::new(8);
         let port = rig.folder.path().join("usb-device");
-        let make = Box::new(|| Box::new(Talker::default()) as Box<dyn Driver + Send>);
+        let make = std::rc::Rc::new(|| Box::new(Talker::default()) as Box<dyn Driver + Send>);
         let settings = PortSettings::default();
         let source = Source::new(port, make, settings, Some("xpod-4711".into()), context);
         tokio::task::spawn_local(source.run());
