@@ -75,7 +75,7 @@ pub struct Member<'t> {
 #[derive(Clone, Debug)]
 pub struct Document<'t> {
     text: &'t str,
-    line_starts: Vec<usize>,
+    lines: Lines,
     /// The outermost value; never null.
     pub root: Node<'t>,
 }
@@ -83,7 +83,7 @@ pub struct Document<'t> {
 impl<'t> Document<'t> {
     /// Parses a mapping text; the finding is an `InvalidJson` or `EmptyDocument` error with its place.
     pub fn parse(text: &'t str) -> Result<Document<'t>, Finding> {
-        let line_starts = line_starts(text);
+        let lines = Lines::of(text);
         // A byte order mark is not part of the document, but its bytes count for places.
         let without_mark = text.strip_prefix('\u{feff}').unwrap_or(text);
         let shift = text.len() - without_mark.len();
@@ -101,7 +101,7 @@ impl<'t> Document<'t> {
             allow_extended_string_escapes: true,
         };
         let invalid = |span: Span, message: String, suggestion: Option<&str>| {
-            let mut finding = Finding::error("InvalidJson", message).at(place_of(text, &line_starts, span));
+            let mut finding = Finding::error("InvalidJson", message).at(lines.place(text, span));
             finding.suggestion = suggestion.map(str::to_owned);
             finding
         };
@@ -115,7 +115,7 @@ impl<'t> Document<'t> {
                 invalid(span, format!("{}.", error.kind()), advice(&error))
             })?;
         let empty = |span| {
-            let place = place_of(text, &line_starts, span);
+            let place = lines.place(text, span);
             let finding = Finding::error("EmptyDocument", "The mapping is empty.").at(place);
             finding.suggest("Write an object with \"templateType\" and \"template\".")
         };
@@ -130,11 +130,7 @@ impl<'t> Document<'t> {
         if root.shape == Shape::Null {
             return Err(empty(root.span));
         }
-        Ok(Document {
-            text,
-            line_starts,
-            root,
-        })
+        Ok(Document { text, lines, root })
     }
 
     /// The whole text.
@@ -144,7 +140,7 @@ impl<'t> Document<'t> {
 
     /// Line and column of a span.
     pub fn place(&self, span: Span) -> Place {
-        place_of(self.text, &self.line_starts, span)
+        self.lines.place(self.text, span)
     }
 
     /// An error about what stands at `span`.
@@ -375,27 +371,69 @@ fn advice(error: &ParseError) -> Option<&'static str> {
     })
 }
 
-fn line_starts(text: &str) -> Vec<usize> {
-    let bytes = text.as_bytes();
-    let ends_line = |at: usize, byte: u8| byte == b'\n' || byte == b'\r' && bytes.get(at + 1) != Some(&b'\n');
-    let breaks = bytes
-        .iter()
-        .enumerate()
-        .filter(|(at, byte)| ends_line(*at, **byte));
-    std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect()
+/// Where lines begin, and how many characters stand before every block of the text: a generated mapping may be one line.
+#[derive(Clone, Debug)]
+struct Lines {
+    starts: Vec<usize>,
+    /// Characters before each block of [`Lines::BLOCK`] bytes.
+    characters: Vec<usize>,
 }
 
-fn place_of(text: &str, line_starts: &[usize], span: Span) -> Place {
-    let start = span.start.min(text.len());
-    let line = line_starts.partition_point(|line_start| *line_start <= start);
-    let line_start = line_starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
-    let before = text.get(line_start..start).unwrap_or_default();
-    Place {
-        line,
-        column: before.chars().filter(|c| *c != '\u{feff}').count() + 1,
-        start,
-        length: span.end.min(text.len()).saturating_sub(start),
+impl Lines {
+    const BLOCK: usize = 256;
+
+    fn of(text: &str) -> Lines {
+        let bytes = text.as_bytes();
+        let ends_line =
+            |at: usize, byte: u8| byte == b'\n' || byte == b'\r' && bytes.get(at + 1) != Some(&b'\n');
+        let breaks = bytes
+            .iter()
+            .enumerate()
+            .filter(|(at, byte)| ends_line(*at, **byte));
+        let starts = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
+        let mut before = 0;
+        let characters = bytes.chunks(Self::BLOCK).map(|block| {
+            let here = before;
+            before += characters_in(block);
+            here
+        });
+        Lines {
+            characters: characters.collect(),
+            starts,
+        }
     }
+
+    /// Characters before that byte; a byte order mark is none.
+    fn characters_before(&self, text: &str, at: usize) -> usize {
+        let block = at / Self::BLOCK;
+        let rest = text.as_bytes().get(block * Self::BLOCK..at).unwrap_or_default();
+        let mark = usize::from(at > 0 && text.starts_with('\u{feff}'));
+        // After the last whole block there may be no entry when the text ends with it.
+        let before = self
+            .characters
+            .get(block)
+            .copied()
+            .unwrap_or_else(|| characters_in(text.as_bytes()));
+        (before + characters_in(rest)).saturating_sub(mark)
+    }
+
+    fn place(&self, text: &str, span: Span) -> Place {
+        let start = span.start.min(text.len());
+        let line = self.starts.partition_point(|line_start| *line_start <= start);
+        let line_start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let column = self.characters_before(text, start) - self.characters_before(text, line_start) + 1;
+        Place {
+            line,
+            column,
+            start,
+            length: span.end.min(text.len()).saturating_sub(start),
+        }
+    }
+}
+
+/// Characters that begin in these bytes of UTF-8.
+fn characters_in(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 #[cfg(test)]
@@ -448,6 +486,35 @@ mod tests {
         assert_eq!(refused(&nested(MAXIMUM_NESTING + 1)).0, "InvalidJson");
         assert_eq!(refused(&nested(100_000)).0, "InvalidJson");
         assert_eq!(refused(&"{\"a\":".repeat(100_000)).0, "InvalidJson");
+    }
+
+    #[test]
+    fn places_are_right_in_long_lines_and_at_the_end() {
+        let text = format!("{{\"ä\": [{}],\r\n \"b\": 1}}", "\"ö\", ".repeat(1000));
+        let document = Document::parse(&text).unwrap();
+        let last = document
+            .root
+            .member("ä")
+            .and_then(Node::elements)
+            .unwrap()
+            .last()
+            .unwrap();
+        assert_eq!(
+            (document.place(last.span).line, document.place(last.span).column),
+            (1, 8 + 999 * 5)
+        );
+        let place = document.place(document.root.named_member("b").unwrap().name_span);
+        assert_eq!((place.line, place.column), (2, 2));
+        let whole = "x".repeat(512);
+        let end = Lines::of(&whole).place(&whole, Span { start: 512, end: 512 });
+        assert_eq!((end.line, end.column), (1, 513));
+        let marked = "\u{feff}{\"a\": 1}";
+        assert_eq!(
+            Document::parse(marked)
+                .map(|d| d.place(d.root.members()[0].name_span).column)
+                .unwrap(),
+            2
+        );
     }
 
     #[test]
