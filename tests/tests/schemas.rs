@@ -99,8 +99,7 @@ fn every_sample_mapping_that_loads_is_accepted() {
             accepted += 1;
         }
     }
-    println!("{accepted} mappings accepted");
-    assert!(accepted == 0 || accepted > 200, "{accepted}");
+    assert!(accepted > 200, "{accepted}");
 }
 
 #[test]

@@ -217,16 +217,14 @@ mod tests {
 
     #[test]
     fn vectors_of_the_validator_pass() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors/");
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/");
         let mut failed = Vec::new();
         for file in [
             "mapping/mapping-validator",
             "medtech/validation",
             "medtech/runtime-errors",
         ] {
-            let Ok(text) = std::fs::read_to_string(format!("{root}{file}.json")) else {
-                continue;
-            };
+            let text = std::fs::read_to_string(format!("{root}{file}.json")).unwrap();
             let vectors: Vec<Value> = serde_json::from_str(&text).unwrap();
             for vector in &vectors {
                 assert!(is_validator_vector(vector), "{}", vector["name"]);
