@@ -136,6 +136,10 @@ struct Rig {
 
 impl Rig {
     fn start(url: &str, members: &str, resume: Vec<StoredPacket>) -> Rig {
+        Rig::with_clock(url, members, resume, ClockTrust::Always)
+    }
+
+    fn with_clock(url: &str, members: &str, resume: Vec<StoredPacket>, trust: ClockTrust) -> Rig {
         let config = format!("url = '{url}'\ntopics = ['wearables/+/telemetry']\n{members}");
         let config: MqttConfig = toml::from_str(&config).unwrap();
         let (sender, messages) = mpsc::channel(64);
@@ -145,7 +149,7 @@ impl Rig {
             name: "ward".into(),
             gateway_id: "bed-12".into(),
             boot: 1,
-            trust: ClockTrust::Always,
+            trust,
             sender,
             resume,
             status: Arc::clone(&status),
@@ -470,6 +474,40 @@ fn tls_with_a_private_authority_and_a_client_certificate() {
     });
 }
 
+#[test]
+fn a_certificate_out_of_its_time_waits_for_the_clock_while_that_is_not_set() {
+    run(async {
+        let certificates = tempfile::tempdir().unwrap();
+        write_certificates(certificates.path());
+        let at = |name: &str| certificates.path().join(name).display().to_string();
+        let broker = Mosquitto::start(&format!(
+            "cafile {}\ncertfile {}\nkeyfile {}\n",
+            at("ca.pem"),
+            at("expired.pem"),
+            at("expired.key")
+        ));
+        let url = format!("mqtts://localhost:{}", broker.port);
+        let members = format!("tls.ca_file = '{}'\n", at("ca.pem"));
+        // Nothing says here that the time is synchronised.
+        for (trust, waiting) in [(ClockTrust::Ntp, true), (ClockTrust::Always, false)] {
+            let rig = Rig::with_clock(&url, &members, Vec::new(), trust);
+            until("an error", || rig.status.error().is_some()).await;
+            assert!(
+                rig.status
+                    .error()
+                    .unwrap()
+                    .text
+                    .contains("not valid at this time")
+            );
+            assert_eq!(
+                rig.status.is_waiting_for_clock(),
+                waiting && !Path::new("/run/systemd/timesync/synchronized").exists()
+            );
+            rig.source.abort();
+        }
+    });
+}
+
 fn write_certificates(folder: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
@@ -482,8 +520,15 @@ fn write_certificates(folder: &Path) {
     let (ca, other) = (authority("ward"), authority("somebody else"));
     write("ca.pem", ca.pem());
     write("other-ca.pem", other.pem());
-    for (file, name) in [("server", "localhost"), ("client", "gateway-12")] {
+    for (file, name) in [
+        ("server", "localhost"),
+        ("client", "gateway-12"),
+        ("expired", "localhost"),
+    ] {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if file == "expired" {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         write(&format!("{file}.pem"), params.signed_by(&key, &ca).unwrap().pem());

@@ -442,6 +442,15 @@ impl Source {
 
     async fn after_failure(&mut self, failure: Failure) {
         let mut record = self.broker.record(&failure);
+        if matches!(failure, Failure::Lost(_) | Failure::Timeout)
+            && self.config.protocol == MqttProtocol::V5
+            && !self.context.status.is_connected()
+        {
+            // Old brokers refuse in words that MQTT 5 does not know, or without a word.
+            record
+                .text
+                .push_str("; a broker from before MQTT 5 needs protocol = \"3.1.1\"");
+        }
         match &failure {
             Failure::TooLarge(size) if self.mode == Mode::Normal && *size <= WIDE_PACKET_BYTES => {
                 // Not an error yet: the next connection takes it.

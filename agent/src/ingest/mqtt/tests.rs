@@ -337,6 +337,26 @@ fn a_refused_password_is_said_and_tried_again() {
 }
 
 #[test]
+fn a_broker_of_another_version_is_said() {
+    for (answer, expected) in [
+        (&[0x20, 2, 0, 1][..], "protocol = \"3.1.1\""),
+        (&[0x20, 3, 0, 0x84, 0], "protocol = \"3.1.1\""),
+        (&[0x20, 3, 0, 0x89, 0], "ServerBusy"),
+    ] {
+        run(async {
+            let rig = Rig::start("").await;
+            let mut peer = rig.broker.accept().await;
+            peer.connect().await;
+            peer.send_bytes(answer).await;
+            drop(peer);
+            rig.until("an error", |status| status.error().is_some()).await;
+            let text = rig.status.error().unwrap().text;
+            assert!(text.contains(expected), "{text}");
+        });
+    }
+}
+
+#[test]
 fn a_refused_topic_filter_is_said_and_the_connection_stays() {
     run(async {
         let mut rig = Rig::start("").await;
