@@ -1,6 +1,11 @@
 //! Device and FHIR destination mappings of the MedTech service and of the IoMT FHIR Connector, as a pure library:
 //! no clock, no file, no network, no randomness. The same mapping and message give the same result.
 
+/// The examples of the README run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod check;
 pub mod device;
 pub mod document;
