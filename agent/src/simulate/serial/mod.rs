@@ -3,6 +3,7 @@
 //!
 //! The clock of a simulated meter is an hour ahead of UTC, as one that was set to local time.
 
+mod chest_strap;
 mod meters;
 mod monitors;
 mod oximeters;
@@ -36,7 +37,7 @@ const SIMULATORS: [(&str, Make); 12] = [
     }),
     ("masimo-ascii", |heart| Box::new(oximeters::Masimo::new(heart))),
     ("berry-pm6750", |heart| Box::new(monitors::Pm6750::new(heart))),
-    ("zephyr", |heart| Box::new(monitors::Zephyr::new(heart))),
+    ("zephyr", |heart| Box::new(chest_strap::Zephyr::new(heart))),
     ("healthypi-openview", |heart| {
         Box::new(monitors::HealthyPi::new(heart))
     }),

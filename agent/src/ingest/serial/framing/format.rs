@@ -104,8 +104,11 @@ fn columns(
     Ok(Some(object(members)))
 }
 
+/// Labels with their values, and what stands after the last one.
+pub type Labels = (Vec<(String, String)>, Option<String>);
+
 /// Pairs, and what stands after the value of the last one.
-pub fn split_labels(config: &FramingConfig, text: &str) -> Option<(Vec<(String, String)>, Option<String>)> {
+pub fn split_labels(config: &FramingConfig, text: &str) -> Option<Labels> {
     let mut pairs = Vec::new();
     let mut trailing = None;
     let words: Vec<&str> = text.trim().split(config.delimiter).collect();
