@@ -106,13 +106,14 @@ impl Screen {
                 let figures = view::figures(summary);
                 let last = last.as_ref().map(view::observation).unwrap_or_default();
                 if self.terminal {
-                    // Up to the first of the lines shown before, and everything below it away.
+                    // Up to the first of the lines shown before, and everything below it away. Long lines are cut and not
+                    // wrapped (mode 7), so that their number is known.
                     let up = match self.shown {
                         0 => String::new(),
                         lines => format!("\x1b[{lines}A\x1b[J"),
                     };
                     self.shown = 3;
-                    format!("{up}{figures}\nlast: {last}\nCtrl-C stops.\n")
+                    format!("{up}\x1b[?7l{figures}\nlast: {last}\nCtrl-C stops.\n\x1b[?7h")
                 } else if Instant::now() >= self.next {
                     self.next = Instant::now() + PLAIN_INTERVAL;
                     format!("{figures}; last: {last}\n")

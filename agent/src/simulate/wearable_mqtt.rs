@@ -219,7 +219,8 @@ async fn poll(mut events: EventLoop, acknowledged: &AtomicU64, stopping: &Atomic
     }
 }
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
+#[cfg(feature = "demo")]
 mod tests {
     use super::*;
     use crate::demo::broker::{Broker, Options};

@@ -237,14 +237,14 @@ impl Context<'_> {
 
 /// `If-Match` and `If-None-Match: *` of an update.
 fn check_version(current: Option<u64>, request: &Request) -> Result<(), Refusal> {
-    if let Some(tag) = &request.if_match {
-        if current.is_none() || version(tag) != current {
-            return Err(Refusal::new(
-                412,
-                "conflict",
-                "If-Match names another version than the one here",
-            ));
-        }
+    if let Some(tag) = &request.if_match
+        && (current.is_none() || version(tag) != current)
+    {
+        return Err(Refusal::new(
+            412,
+            "conflict",
+            "If-Match names another version than the one here",
+        ));
     }
     if request.if_none_match.as_deref() == Some("*") && current.is_some() {
         return Err(Refusal::new(

@@ -192,10 +192,10 @@ fn observation(resource: &Value) -> Result<(), Refusal> {
 /// Whether there is a value; at most one, and a quantity with a number.
 fn value(of: &Value) -> Result<bool, Refusal> {
     let found = at_most_one(of, VALUES)?;
-    if let Some(quantity) = of.get("valueQuantity") {
-        if quantity.get("value").is_some_and(|number| !number.is_number()) {
-            return Err(Refusal::invalid("valueQuantity.value is not a number"));
-        }
+    if let Some(quantity) = of.get("valueQuantity")
+        && quantity.get("value").is_some_and(|number| !number.is_number())
+    {
+        return Err(Refusal::invalid("valueQuantity.value is not a number"));
     }
     Ok(found)
 }
