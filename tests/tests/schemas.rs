@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use boon::{Compiler, SchemaIndex, Schemas};
+use iomt_mapping::check::check_pack;
 use iomt_mapping::fhir::FhirMapping;
 use iomt_mapping::has_errors;
 use iomt_mapping::pack_options::PackOptions;
@@ -100,6 +101,38 @@ fn every_sample_mapping_that_loads_is_accepted() {
         }
     }
     assert!(accepted > 200, "{accepted}");
+}
+
+#[test]
+fn every_ready_pack_is_accepted_and_has_no_findings() {
+    let shipped = Shipped::load();
+    let mut packs = 0;
+    for entry in std::fs::read_dir(format!("{ROOT}/board-configs/mappings")).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.is_dir() {
+            continue;
+        }
+        let text = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+        let (device, fhir, agent) = (
+            text("devicecontent.json"),
+            text("fhirmapping.json"),
+            text("agent.json"),
+        );
+        for (schema, file) in [
+            (shipped.device, &device),
+            (shipped.fhir, &fhir),
+            (shipped.agent, &agent),
+        ] {
+            if let Some(file) = file {
+                let value = serde_json::from_str(file).unwrap();
+                assert_eq!(shipped.refusal(schema, &value), None, "{}", folder.display());
+            }
+        }
+        let found = check_pack(device.as_deref(), fhir.as_deref(), agent.as_deref(), &[]);
+        assert_eq!(found, [], "{}", folder.display());
+        packs += 1;
+    }
+    assert!(packs > 10, "{packs}");
 }
 
 #[test]
