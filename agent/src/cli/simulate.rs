@@ -1,6 +1,8 @@
 //! `bedside-agent simulate`: wearables that are not there, on a broker or a serial line.
 
 use crate::config::TextDuration;
+use crate::ingest::serial::drivers;
+use crate::simulate::serial::line;
 use crate::simulate::wearable::{Wearable, WearableKind};
 use crate::simulate::wearable_mqtt::{Plan, publish};
 use crate::simulate::wearable_serial::{self, LineContent};
@@ -16,6 +18,7 @@ use tokio_serial::SerialPortBuilderExt as _;
 Examples:
   bedside-agent simulate --mqtt mqtt://localhost:1883 --devices 6 --rate 2 --for 30s
   bedside-agent simulate --port /dev/pts/4 --kind oximeter --format csv
+  bedside-agent simulate --port /dev/pts/4 --driver drager-medibus
 
 Messages are those that the mapping packs heart-rate, pulse-oximeter and blood-pressure take. All devices on one patient
 (a band, an oximeter and a cuff) see the same heart.")]
@@ -43,6 +46,9 @@ pub struct Simulate {
     /// How long ("15s", "5 min"); until Ctrl-C when absent
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// The device of this driver on the serial line, with its protocol: nonin, zephyr, drager-medibus, ...
+    #[arg(long, value_name = "NAME", requires = "port", conflicts_with_all = ["kind", "format"])]
+    driver: Option<String>,
     /// The wearable on the serial line
     #[arg(long, value_enum, default_value_t = Kind::Oximeter)]
     kind: Kind,
@@ -110,7 +116,10 @@ impl Simulate {
             .build()?;
         runtime.block_on(async {
             match &self.port {
-                Some(port) => self.on_serial_line(port).await,
+                Some(port) => match &self.driver {
+                    Some(driver) => self.device_on_serial_line(port, driver).await,
+                    None => self.on_serial_line(port).await,
+                },
                 None => self.on_mqtt().await,
             }
         })
@@ -146,6 +155,25 @@ impl Simulate {
             "the broker has not acknowledged everything: is {} the right address?",
             plan.url
         );
+        Ok(())
+    }
+
+    async fn device_on_serial_line(&self, port: &std::path::Path, driver: &str) -> anyhow::Result<()> {
+        let Some(mut device) = crate::simulate::serial::simulator(driver, self.seed) else {
+            let known: Vec<_> = crate::simulate::serial::names().collect();
+            anyhow::bail!(
+                "no device is simulated for \"{driver}\"; there are {}",
+                known.join(", ")
+            );
+        };
+        let baud = drivers::driver(driver).map_or(9600, |info| info.settings.baud);
+        let mut line = tokio_serial::new(port.to_string_lossy(), baud)
+            .open_native_async()
+            .with_context(|| format!("cannot open {}", port.display()))?;
+        let written = line::talk(&mut line, device.as_mut(), self.duration, interrupted())
+            .await
+            .with_context(|| format!("the line {} failed", port.display()))?;
+        println!("wrote {written} bytes");
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! The clock of a simulated meter is an hour ahead of UTC, as one that was set to local time.
 
 mod chest_strap;
+pub mod line;
 mod meters;
 mod monitors;
 mod oximeters;
