@@ -122,6 +122,7 @@ enum Wanted {
 fn of_match(expr: &Expr, from_message: bool) -> Needs {
     match expr {
         Expr::Project(..) | Expr::Filter(..) => claims(expr, Wanted::True, from_message),
+        Expr::Group(inner) => of_match(inner, from_message),
         Expr::Sub(left, right) | Expr::Pipe(left, right) => chained(left, right, from_message, of_match),
         Expr::Or(left, right) => claims(left, Wanted::True, from_message).or(&of_match(right, from_message)),
         Expr::And(left, _) => claims(left, Wanted::Something, from_message),

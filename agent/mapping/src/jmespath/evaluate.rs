@@ -158,6 +158,7 @@ impl Evaluator {
     fn top<'t>(&self, expr: &'t Expr, current: &Value<'t>) -> Result<(Value<'t>, bool), Failure> {
         match expr {
             Expr::Project(..) | Expr::Filter(..) => Ok((self.value(expr, current)?, true)),
+            Expr::Group(inner) => self.top(inner, current),
             // `a.b[*]` is `b[*]` on `a`.
             Expr::Sub(left, right) | Expr::Pipe(left, right) => {
                 let left = self.value(left, current)?;
@@ -333,14 +334,15 @@ impl Evaluator {
         })
     }
 
-    /// Whether two values are equal: numbers by value, objects whatever the order of members.
+    /// Whether two values are equal: objects whatever the order of members; an integer and a float never are, as in the
+    /// reference (`` `37` == `37.0` `` is false).
     pub(super) fn equal(&self, left: &Value<'_>, right: &Value<'_>) -> Result<bool, Failure> {
         self.charge(1)?;
         Ok(match (left.kind(), right.kind()) {
             (Kind::Null, Kind::Null) => true,
             (Kind::Boolean, Kind::Boolean) => is_true(left) == is_true(right),
             (Kind::String, Kind::String) => left.as_text() == right.as_text(),
-            (Kind::Integer | Kind::Float, Kind::Integer | Kind::Float) => {
+            (Kind::Integer, Kind::Integer) | (Kind::Float, Kind::Float) => {
                 numeric_order(left, right) == Some(Ordering::Equal)
             }
             (Kind::Array, Kind::Array) => {
@@ -556,6 +558,12 @@ mod tests {
             ("insertString('äb', 'x', `1`)", "\"äxb\""),
             ("insertString('ab', 'x', `3`)", "ArgumentOutOfRangeException"),
             ("to_number('1,000')", "nothing"),
+            ("to_number('.5')", "0.5"),
+            ("to_number('-5.')", "-5"),
+            ("type(sum(`[1.5, 1.5]`)) | @", "\"number\""),
+            ("sum(`[1.5, 1.5]`) == `3`", "true"),
+            ("`37` == `37.0`", "false"),
+            ("avg(`[1, 2]`)", "1.5"),
             ("to_number(' 7 ')", "7"),
             ("ceil(`-0.5`)", "0"),
         ];
@@ -609,7 +617,7 @@ mod tests {
                 1 => inner.clone().prop_map(|a| format!("({a})")),
                 1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("[{a}, {b}]")),
                 1 => inner.clone().prop_map(|a| format!("{{a: {a}}}")),
-                2 => (inner.clone(), "length|keys|values|type|to_string|to_array|reverse|sort|max|min|sum|avg|not_null|to_number|abs|ceil|floor")
+                2 => (inner.clone(), "length|keys|values|type|to_string|to_array|reverse|sort|max|min|sum|not_null|to_number|abs|ceil|floor")
                     .prop_map(|(a, name)| format!("{name}({a})")),
                 1 => (inner.clone(), inner.clone(), "contains|starts_with|ends_with|join|merge").prop_map(|(a, b, name)| format!("{name}({a}, {b})")),
                 1 => (inner.clone(), "[a-c]", "sort_by|max_by|min_by").prop_map(|(a, b, name)| format!("{name}({a}, &{b})")),

@@ -11,7 +11,6 @@ use crate::jmespath::Value;
 use crate::jmespath::evaluate::{Evaluated, Evaluator, Failure, Number, numeric_order};
 use crate::jmespath::value::Reference;
 use crate::message::Kind;
-use crate::number::decimal;
 use crate::time::{TICKS_PER_SECOND, Timestamp};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -478,10 +477,16 @@ impl<'t> Call<'_, 't> {
         if let Kind::Integer | Kind::Float = value.kind() {
             return Ok(value.clone());
         }
-        let text = value.as_text();
-        let Some(text) = text.as_deref().and_then(decimal) else {
+        let text = value.as_text().unwrap_or_default();
+        let text = text.trim();
+        // A thousands comma, which the reference skips, is refused: 36,6 is not 366.
+        let is_number = text.contains(|c: char| c.is_ascii_digit())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E'));
+        if !is_number {
             return Ok(Value::Null);
-        };
+        }
         match text.parse() {
             Ok(integer) => Ok(Value::Integer(integer)),
             Err(_) => Ok(text
@@ -570,12 +575,22 @@ impl<'t> Call<'_, 't> {
 }
 
 /// Exact while all are integers.
+#[expect(clippy::cast_possible_truncation, reason = "only for values that are exact")]
 fn total<'t>(numbers: &[Number]) -> Evaluated<'t> {
     let mut exact: i64 = 0;
     for number in numbers {
         match number {
             Number::Integer(integer) => exact = exact.checked_add(*integer).ok_or_else(overflow)?,
-            Number::Big(_) | Number::Float(_) => return finite(numbers.iter().map(|n| n.float()).sum()),
+            Number::Big(_) | Number::Float(_) => {
+                let sum: f64 = numbers.iter().map(|number| number.float()).sum();
+                // A whole sum is an integer, as in the reference.
+                let whole = sum.fract() == 0.0 && sum.abs() < 9_007_199_254_740_992.0;
+                return if whole {
+                    Ok(Value::Integer(sum as i64))
+                } else {
+                    finite(sum)
+                };
+            }
         }
     }
     Ok(Value::Integer(exact))

@@ -2,7 +2,7 @@
 //!
 //! Parser and interpreter are the engine's own. The `jmespath` crate is held against them by a property test, but cannot stand
 //! in for them: its values sort members and lose the spelling of computed and big numbers, a literal that is no JSON is an
-//! error there (D23), parentheses, which end a projection for a type match, are not in its tree, and neither its parser nor its
+//! error there (D23), integers and floats can be equal there, and neither its parser nor its
 //! interpreter bounds nesting or work.
 
 mod evaluate;
@@ -67,7 +67,7 @@ pub(crate) enum Expr {
     Call(Function, Vec<Expr>),
     /// `&expression`
     Reference(Box<Expr>),
-    /// In parentheses: no longer a projection.
+    /// In parentheses: what follows is about the whole.
     Group(Box<Expr>),
 }
 
