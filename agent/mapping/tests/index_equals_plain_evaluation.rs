@@ -1,4 +1,5 @@
 //! The index over type matches changes nothing but the cost.
+#![allow(clippy::panic)] // a test
 
 use std::sync::Arc;
 
