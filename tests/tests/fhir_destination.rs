@@ -244,26 +244,28 @@ fn every_reading_is_there_once_whatever_the_server_and_the_network_do() {
 
 #[test]
 fn two_gateways_that_write_to_one_hour_lose_nothing() {
-    let server = FhirServer::start(&[]);
-    server.put_device("a", "anna");
-    let pack = pack();
-    run(async {
-        let mut one = destination(&server, "lookup");
-        let mut other = destination(&server, "lookup");
-        for minute in 0..20 {
-            let fhir = if minute % 2 == 0 { &mut one } else { &mut other };
-            deliver_all(
-                fhir,
-                vec![group(&pack, "a", "hourly", &[minute])],
-                &mut HashMap::new(),
-            )
-            .await;
-        }
-    });
-    let hourly = observations(&server, "hourly");
-    let mut values: Vec<String> = (0..20).map(|minute| value_at("a", minute)).collect();
-    values.extend(vec!["E".to_owned(); 40]);
-    assert_eq!(hourly[&("a".to_owned(), time(0))], (values.join(" "), 20));
+    for arguments in [&[][..], &["--if-none-match"]] {
+        let server = FhirServer::start(arguments);
+        server.put_device("a", "anna");
+        let pack = pack();
+        run(async {
+            let mut one = destination(&server, "lookup");
+            let mut other = destination(&server, "lookup");
+            for minute in 0..20 {
+                let fhir = if minute % 2 == 0 { &mut one } else { &mut other };
+                let group = group(&pack, "a", "hourly", &[minute]);
+                deliver_all(fhir, vec![group], &mut HashMap::new()).await;
+            }
+        });
+        let hourly = observations(&server, "hourly");
+        let mut values: Vec<String> = (0..20).map(|minute| value_at("a", minute)).collect();
+        values.extend(vec!["E".to_owned(); 40]);
+        assert_eq!(
+            hourly[&("a".to_owned(), time(0))],
+            (values.join(" "), 20),
+            "{arguments:?}"
+        );
+    }
 }
 
 #[test]

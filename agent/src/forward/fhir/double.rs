@@ -45,6 +45,10 @@ pub struct State {
     /// Every new resource is invisible for searches.
     pub lagging: bool,
     pub no_bundles: bool,
+    /// `If-None-Match` is honoured.
+    pub honours_none_match: bool,
+    /// Only the server chooses ids; it answers this to a PUT with an id that it does not know.
+    pub refuses_ids_with: Option<u16>,
     /// A Bundle with this text in it is refused as a whole.
     pub refuses_bundles_with: Option<&'static str>,
     pub most_entries: Option<usize>,
@@ -106,14 +110,21 @@ impl State {
         path: &str,
         body: Option<Value>,
         if_match: Option<&str>,
+        if_none_match: bool,
     ) -> (u16, Option<String>, Value) {
         self.log.push(format!("{method} {path}"));
         let outcome = |code: &str| json!({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": code}]});
-        if let Some((kind, query)) = path.split_once('?') {
+        let query = path.split_once('?').filter(|_| method == "GET");
+        if let Some((kind, query)) = query {
             return (200, None, self.search(kind, query));
         }
         if path == "metadata" {
-            return (200, None, json!({"resourceType": "CapabilityStatement"}));
+            let observation = json!({"type": "Observation", "updateCreate": self.refuses_ids_with.is_none()});
+            return (
+                200,
+                None,
+                json!({"resourceType": "CapabilityStatement", "rest": [{"resource": [observation]}]}),
+            );
         }
         let version = |resource: &Value| resource["meta"]["versionId"].as_str().unwrap().to_owned();
         if method == "GET" {
@@ -132,18 +143,39 @@ impl State {
             return (status, None, outcome("processing"));
         }
         let mut body = body.expect("a PUT has a body");
-        assert_eq!(
-            path,
-            format!(
-                "{}/{}",
-                body["resourceType"].as_str().unwrap(),
-                body["id"].as_str().unwrap()
-            )
+        let path = match path.split_once('?') {
+            Some((kind, query)) => {
+                assert!(body.get("id").is_none(), "the server chooses the id");
+                let found = self.search(kind, query);
+                let id = match found["entry"].as_array().unwrap().as_slice() {
+                    [] => format!("server-{}", self.resources.len()),
+                    [one] => one["resource"]["id"].as_str().unwrap().to_owned(),
+                    _ => return (412, None, outcome("multiple-matches")),
+                };
+                body["id"] = json!(id);
+                format!("{kind}/{id}")
+            }
+            None => path.to_owned(),
+        };
+        let path = path.as_str();
+        let of_body = format!(
+            "{}/{}",
+            body["resourceType"].as_str().unwrap(),
+            body["id"].as_str().unwrap()
         );
+        assert_eq!(path, of_body);
         let held = self.resources.get(path).map(version);
         let asked = if_match.map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_owned());
         if asked.is_some() && asked != held {
             return (412, None, outcome("conflict"));
+        }
+        if if_none_match && self.honours_none_match && held.is_some() {
+            return (412, None, outcome("conflict"));
+        }
+        if let (Some(status), None, true) = (self.refuses_ids_with, &held, path.starts_with("Observation/"))
+            && !path.starts_with("Observation/server-")
+        {
+            return (status, None, outcome("not-supported"));
         }
         let next = held
             .as_ref()
@@ -220,6 +252,7 @@ impl State {
                     request["url"].as_str().unwrap(),
                     entry.get("resource").cloned(),
                     request["ifMatch"].as_str(),
+                    request["ifNoneMatch"] == "*",
                 );
                 let mut response = json!({"status": status.to_string()});
                 if let Some(version) = version {
@@ -294,6 +327,7 @@ impl HttpClient for Double {
                 path,
                 body,
                 if_match.map(|(_, value)| value.as_str()),
+                request.headers.iter().any(|(name, _)| *name == "if-none-match"),
             )
         };
         let mut bytes = if body.is_null() {

@@ -8,14 +8,16 @@
 //! 4. What was deleted, cancelled or marked as an error on the server is not written again.
 //! 5. Two groups of one Observation are saved one after the other; the second sees the first.
 
+mod habits;
 mod judge;
 
-use super::answer::{Answer, hits};
+use super::answer::{Answer, hits, stuck};
 use super::recent::{Recent, Stored};
 use super::server::{Down, Entry, Server};
 use super::{SentPeriods, sent_memory};
 use crate::forward::SentPeriod;
 use crate::telemetry::errors::ErrorRecord;
+use habits::Habits;
 use iomt_mapping::fhir::{
     BuildOptions, FhirMapping, FhirTemplate, Identity, Merge, ObservationGroup, Period, ResourceIds,
     SentMemory, identity,
@@ -152,6 +154,7 @@ enum Built {
 #[derive(Default)]
 pub struct Saver {
     recent: Recent,
+    habits: Habits,
 }
 
 impl Saver {
@@ -229,7 +232,23 @@ impl Saver {
                     let memory = memories
                         .get(&item.identity.id)
                         .and_then(|bytes| sent_memory::decode(bytes));
-                    judge(item, answer, &by_identifier, memory, saved)
+                    let known = judge(item, answer, &by_identifier, memory, saved);
+                    match &known {
+                        Known::Stored(stored) => {
+                            self.habits.seen(&item.identity.id, stored.version.as_deref())
+                        }
+                        Known::Absent if self.habits.may_exist(&item.identity.id) => {
+                            let text =
+                                "the last answer was lost: the server's search is given a minute to show it";
+                            read.insert(
+                                &item.identity.id,
+                                Known::Cannot(Outcome::Waiting(stuck(text.to_owned()))),
+                            );
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    known
                 }
                 _ => Known::Cannot(Outcome::Retry),
             };
@@ -297,7 +316,7 @@ impl Saver {
                 let built = template.create(&item.group, &item.ids, &item.type_name, &item.options);
                 return match built {
                     Ok(built) => Built::Write(Box::new(Draft {
-                        entry: Entry::put(format!("Observation/{}", built.identity.id), built.resource, None),
+                        entry: self.habits.creation(&built.identity, built.resource),
                         memory: built.memory,
                         superseded: Vec::new(),
                         item,
@@ -359,10 +378,11 @@ impl Saver {
 
     /// Writes the drafts; gives back the items that have to be read again.
     async fn write(&mut self, server: &mut Server, drafts: Vec<Draft>, saved: &mut Saved) -> Vec<Item> {
-        let (entries, drafts): (Vec<Entry>, Vec<_>) = drafts
+        let (mut entries, drafts): (Vec<Entry>, Vec<_>) = drafts
             .into_iter()
             .map(|draft| (draft.entry, (draft.item, draft.memory, draft.superseded)))
             .unzip();
+        self.habits.probe(&mut entries);
         let exchange = server.send(&entries).await;
         saved.down = exchange.down;
         let mut again = Vec::new();
@@ -372,13 +392,20 @@ impl Saver {
             let Some(answer) = answer else {
                 // It may have been carried out: what was known is not certain any more.
                 self.recent.remove(&item.identity.id);
+                self.habits.unanswered(&item.identity, &entry);
                 saved.outcomes.push((item, Outcome::Retry));
                 continue;
             };
+            let tried_too_much = self.habits.learn(&item.identity, &entry, &answer);
             if answer.is_success() {
                 saved.written += 1;
+                // Without the id that the server chose it could not be written over: it is read next time.
+                let has_id = entry
+                    .resource
+                    .as_ref()
+                    .is_some_and(|resource| resource.get("id").is_some());
                 let stored = Stored {
-                    version: answer.version,
+                    version: answer.version.filter(|_| has_id),
                     resource: entry.resource.unwrap_or_default(),
                     memory: Some(memory),
                 };
@@ -387,6 +414,10 @@ impl Saver {
                 continue;
             }
             self.recent.remove(&item.identity.id);
+            if tried_too_much || self.habits.refuses_our_ids(server, &entry, &answer).await {
+                again.push(item);
+                continue;
+            }
             let lost = answer.status == 404 && entry.if_match.is_some();
             if matches!(answer.status, 409 | 412) || lost {
                 item.conflicts += 1;

@@ -41,6 +41,8 @@ pub struct Entry {
     pub resource: Option<Value>,
     /// Version that the resource must still have.
     pub if_match: Option<String>,
+    /// The resource must not exist.
+    pub if_none_match: bool,
 }
 
 impl Entry {
@@ -51,6 +53,7 @@ impl Entry {
             path,
             resource: None,
             if_match: None,
+            if_none_match: false,
         }
     }
 
@@ -61,6 +64,7 @@ impl Entry {
             path,
             resource: Some(resource),
             if_match,
+            if_none_match: false,
         }
     }
 }
@@ -132,6 +136,8 @@ struct BundleRequest<'a> {
     url: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     if_match: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_none_match: Option<&'static str>,
 }
 
 /// A FHIR server.
@@ -314,6 +320,9 @@ impl Server {
         if let Some(version) = &entry.if_match {
             request = request.header("if-match", etag(version));
         }
+        if entry.if_none_match {
+            request = request.header("if-none-match", "*");
+        }
         let response = match self.ask(request).await {
             Ok(response) => response,
             Err(down) => return Sent::Down(down),
@@ -347,6 +356,24 @@ impl Server {
             return Ok(Answer::of_response(&response).resource);
         }
         Err(self.refusal(&response))
+    }
+
+    /// Whether the CapabilityStatement lets clients choose the id of an Observation; `None` when it does not say.
+    pub async fn takes_client_ids(&mut self) -> Option<bool> {
+        let url = format!("{}/metadata", self.base);
+        let response = self
+            .ask(HttpRequest::get(url).header("accept", FHIR_JSON))
+            .await
+            .ok()?;
+        let statement: Value = serde_json::from_slice(response.body.bytes()).ok()?;
+        let rest = statement.get("rest")?.as_array()?;
+        let resources = rest
+            .iter()
+            .filter_map(|rest| rest.get("resource")?.as_array())
+            .flatten();
+        let mut observations =
+            resources.filter(|r| r.get("type").and_then(Value::as_str) == Some("Observation"));
+        observations.find_map(|resource| resource.get("updateCreate")?.as_bool())
     }
 
     async fn is_fhir_server(&mut self) -> Result<bool, Down> {
@@ -426,6 +453,7 @@ fn body_of(entry: &Entry) -> Vec<u8> {
             method: entry.method.name(),
             url: &entry.path,
             if_match: entry.if_match.as_deref().map(etag),
+            if_none_match: entry.if_none_match.then_some("*"),
         },
     };
     // Serializing JSON into memory does not fail.

@@ -815,3 +815,104 @@ fn no_error_text_holds_an_identifier_or_a_value() {
         );
     }
 }
+
+#[test]
+fn a_server_that_honours_if_none_match_is_found_out_without_a_needless_version() {
+    for honours in [false, true] {
+        let (double, http) = Double::new(&[device("a", "anna")]);
+        double.state().honours_none_match = honours;
+        let pack = standard();
+        let mut fhir = destination(&http, "");
+        simulate(async {
+            for (position, minute) in [(1, 0), (2, 10), (3, 20)] {
+                let one = group(&pack, "a", "hourly", position, &[(minute, "hr", "60")]);
+                assert_eq!(
+                    words(&fhir.deliver(vec![one], &none()).await.fates),
+                    ["delivered"]
+                );
+            }
+            let held = double.of_type("Observation");
+            assert_eq!(
+                (held.len(), held[0]["meta"]["versionId"].as_str()),
+                (1, Some("3")),
+                "honours {honours}"
+            );
+
+            // Another gateway creates the next hour between our read and our write.
+            let theirs = group(&pack, "a", "hourly", 9, &[(60, "hr", "70")]);
+            let copy = Double::new(&[device("a", "anna")]);
+            destination(&copy.1, "").deliver(vec![theirs], &none()).await;
+            let created = copy.0.of_type("Observation")[0].clone();
+            double.state().before = vec![
+                Box::new(|_: &mut _| ()) as Box<dyn FnOnce(&mut super::double::State) + Send>,
+                Box::new(|_: &mut _| ()),
+                Box::new(move |state: &mut super::double::State| state.put(created)),
+            ]
+            .into();
+            let ours = group(&pack, "a", "hourly", 10, &[(70, "hr", "71")]);
+            assert_eq!(
+                words(&fhir.deliver(vec![ours], &none()).await.fates),
+                ["delivered"]
+            );
+        });
+        let data: Vec<String> = double
+            .of_type("Observation")
+            .iter()
+            .map(|o| o["valueSampledData"]["data"].to_string())
+            .collect();
+        assert_eq!(
+            data.contains(&"\"70 71 E E E E\"".to_owned()),
+            honours,
+            "{data:?}"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_chooses_ids_gets_conditional_writes_and_no_duplicates() {
+    for status in [405, 400, 422] {
+        let (double, http) = Double::new(&[device("a", "anna")]);
+        double.state().refuses_ids_with = Some(status);
+        let pack = standard();
+        let mut fhir = destination(&http, "");
+        simulate(async {
+            let first = group(&pack, "a", "hourly", 1, &[(0, "hr", "60")]);
+            assert_eq!(
+                words(&fhir.deliver(vec![first], &none()).await.fates),
+                ["delivered"],
+                "{status}"
+            );
+            let second = group(&pack, "a", "hourly", 2, &[(10, "hr", "61")]);
+            assert_eq!(
+                words(&fhir.deliver(vec![second], &none()).await.fates),
+                ["delivered"]
+            );
+            let held = double.of_type("Observation");
+            assert_eq!(
+                (held.len(), held[0]["valueSampledData"]["data"].as_str()),
+                (1, Some("60 61 E E E E"))
+            );
+
+            // Created, the answer is lost, and the search lags behind.
+            {
+                let mut state = double.state();
+                state.lagging = true;
+                state.faults = vec![None, None, Some(Fault::LoseAnswer)].into();
+            }
+            let next_hour = group(&pack, "a", "hourly", 3, &[(60, "hr", "62")]);
+            assert_eq!(
+                words(&fhir.deliver(vec![next_hour.clone()], &none()).await.fates),
+                ["retry"]
+            );
+            let again = fhir.deliver(vec![next_hour.clone()], &none()).await;
+            assert_eq!(words(&again.fates), ["waiting FhirServiceException"]);
+            embassy_time::Timer::after_secs(30).await;
+            double.state().unindexed.clear();
+            assert_eq!(
+                words(&fhir.deliver(vec![next_hour], &none()).await.fates),
+                ["delivered"]
+            );
+        });
+        assert_eq!(double.of_type("Observation").len(), 2, "{status}");
+    }
+}

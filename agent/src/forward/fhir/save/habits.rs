@@ -1,0 +1,132 @@
+//! What a server has shown of its ways: whether it honours `If-None-Match`, and whether clients may choose ids.
+//!
+//! Nothing is believed of a server that it has not shown, because many ignore what they do not know: `If-None-Match` is
+//! tried first beside `If-Match` on an update, where it does no harm. A server that honours it answers 412 although the
+//! version is right; one that ignores it carries out an update that was due anyway.
+
+use crate::clock;
+use crate::forward::fhir::answer::Answer;
+use crate::forward::fhir::server::{Entry, Server};
+use crate::forward::http::percent_encode;
+use iomt_mapping::fhir::Identity;
+use serde_json::Value;
+use std::collections::HashMap;
+
+use super::super::identity::escape;
+
+/// How long a search may lag behind a write, in microseconds.
+const INDEX_LAG_US: u64 = 60_000_000;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum NoneMatch {
+    #[default]
+    Unknown,
+    /// This Observation was refused at this version; if it still has it, `If-None-Match` was the reason.
+    Asked {
+        identity: String,
+        version: String,
+    },
+    Honoured,
+    Ignored,
+}
+
+/// What is known of a server.
+#[derive(Debug, Default)]
+pub struct Habits {
+    none_match: NoneMatch,
+    /// The server chooses ids: writes are conditional on the identifier.
+    own_ids: bool,
+    /// Whether the server was asked for `updateCreate`.
+    asked: bool,
+    /// Observations that may have been created although no answer came, and until when a search may not tell.
+    uncertain: HashMap<String, u64>,
+}
+
+impl Habits {
+    /// The first write of an Observation that nothing is known of.
+    pub fn creation(&self, identity: &Identity, mut resource: Value) -> Entry {
+        if self.own_ids {
+            if let Some(resource) = resource.as_object_mut() {
+                resource.shift_remove("id");
+            }
+            let token = format!("{}|{}", escape(identity.system), escape(&identity.value));
+            let path = format!("Observation?identifier={}", percent_encode(&token));
+            return Entry::put(path, resource, None);
+        }
+        let mut entry = Entry::put(format!("Observation/{}", identity.id), resource, None);
+        entry.if_none_match = self.none_match == NoneMatch::Honoured;
+        entry
+    }
+
+    /// Lets one update of a batch find out about `If-None-Match`.
+    pub fn probe(&self, entries: &mut [Entry]) {
+        if self.none_match == NoneMatch::Unknown
+            && let Some(entry) = entries.iter_mut().find(|entry| entry.if_match.is_some())
+        {
+            entry.if_none_match = true;
+        }
+    }
+
+    /// Learns from the answer to a probe; whether the write has to be tried again without it.
+    pub fn learn(&mut self, identity: &Identity, entry: &Entry, answer: &Answer) -> bool {
+        let Some(version) = entry.if_match.as_ref().filter(|_| entry.if_none_match) else {
+            return false;
+        };
+        self.none_match = match answer.status {
+            412 => NoneMatch::Asked {
+                identity: identity.id.clone(),
+                version: version.clone(),
+            },
+            409 => NoneMatch::Unknown,
+            _ if answer.is_passing() => NoneMatch::Unknown,
+            _ => NoneMatch::Ignored,
+        };
+        // Conflicts are read again anyway.
+        !answer.is_success() && !answer.is_passing() && !matches!(answer.status, 409 | 412)
+    }
+
+    /// Notes the version that was read of an Observation.
+    pub fn seen(&mut self, identity: &str, version: Option<&str>) {
+        if let NoneMatch::Asked {
+            identity: asked,
+            version: then,
+        } = &self.none_match
+            && asked == identity
+        {
+            self.none_match = match version {
+                Some(version) if version == then => NoneMatch::Honoured,
+                _ => NoneMatch::Unknown,
+            };
+        }
+    }
+
+    /// Whether a refused creation was refused because clients may not choose ids; asks the server once.
+    pub async fn refuses_our_ids(&mut self, server: &mut Server, entry: &Entry, answer: &Answer) -> bool {
+        let creation = entry.if_match.is_none() && !self.own_ids;
+        if !creation || !matches!(answer.status, 400 | 404 | 405 | 422) {
+            return false;
+        }
+        if answer.status == 405 {
+            self.own_ids = true;
+        } else if !self.asked {
+            self.asked = true;
+            self.own_ids = server.takes_client_ids().await == Some(false);
+        }
+        self.own_ids
+    }
+
+    /// No answer came to this creation: where the server chooses ids, only a search tells whether it was carried out.
+    pub fn unanswered(&mut self, identity: &Identity, entry: &Entry) {
+        if self.own_ids && entry.if_match.is_none() {
+            let until = clock::monotonic_us() + INDEX_LAG_US;
+            self.uncertain.insert(identity.id.clone(), until);
+        }
+    }
+
+    /// Whether a search that finds nothing may only lag behind.
+    pub fn may_exist(&mut self, identity: &str) -> bool {
+        let now = clock::monotonic_us();
+        self.uncertain.retain(|_, until| *until > now);
+        self.uncertain.contains_key(identity)
+    }
+}
