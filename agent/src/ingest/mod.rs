@@ -3,6 +3,7 @@
 
 mod backoff;
 pub mod mqtt;
+mod outlet;
 pub mod serial;
 mod stamp;
 pub mod status;

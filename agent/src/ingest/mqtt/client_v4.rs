@@ -1,6 +1,6 @@
 //! MQTT 3.1.1 over rumqttc.
 
-use super::link::{AckSender, Event, Failure, Link, Plan, Publish, tls_error};
+use super::link::{Event, Failure, Link, Outbox, Plan, Publish, tls_error};
 use bytes::Bytes;
 use rumqttc::mqttbytes;
 use rumqttc::{
@@ -44,26 +44,26 @@ impl LinkV4 {
     }
 }
 
-struct AcksV4(AsyncClient);
+struct OutboxV4(AsyncClient);
 
-impl AckSender for AcksV4 {
+impl Outbox for OutboxV4 {
     fn acknowledge(&self, packet_id: u16) -> bool {
         let mut packet = rumqttc::Publish::from_bytes(String::new(), QoS::AtLeastOnce, Bytes::new());
         packet.pkid = packet_id;
         self.0.try_ack(&packet).is_ok()
-    }
-}
-
-impl Link for LinkV4 {
-    fn acknowledgements(&self) -> Box<dyn AckSender> {
-        Box::new(AcksV4(self.client.clone()))
     }
 
     fn subscribe(&self, filters: &[String]) -> bool {
         let filters = filters
             .iter()
             .map(|path| SubscribeFilter::new(path.clone(), QoS::AtLeastOnce));
-        self.client.try_subscribe_many(filters).is_ok()
+        self.0.try_subscribe_many(filters).is_ok()
+    }
+}
+
+impl Link for LinkV4 {
+    fn outbox(&self) -> Box<dyn Outbox> {
+        Box::new(OutboxV4(self.client.clone()))
     }
 
     async fn next(&mut self) -> Result<Event, Failure> {

@@ -1,6 +1,6 @@
 //! MQTT 5 over rumqttc.
 
-use super::link::{AckSender, Event, Failure, Link, Plan, Publish, tls_error};
+use super::link::{Event, Failure, Link, Outbox, Plan, Publish, tls_error};
 use rumqttc::v5::mqttbytes::v5::{
     ConnectReturnCode, DisconnectReasonCode, Filter, Packet, RetainForwardRule, SubscribeReasonCode,
 };
@@ -50,9 +50,9 @@ impl LinkV5 {
     }
 }
 
-struct AcksV5(AsyncClient);
+struct OutboxV5(AsyncClient);
 
-impl AckSender for AcksV5 {
+impl Outbox for OutboxV5 {
     fn acknowledge(&self, packet_id: u16) -> bool {
         let packet = mqttbytes::v5::Publish {
             qos: QoS::AtLeastOnce,
@@ -61,19 +61,19 @@ impl AckSender for AcksV5 {
         };
         self.0.try_ack(&packet).is_ok()
     }
-}
-
-impl Link for LinkV5 {
-    fn acknowledgements(&self) -> Box<dyn AckSender> {
-        Box::new(AcksV5(self.client.clone()))
-    }
 
     fn subscribe(&self, filters: &[String]) -> bool {
         let filters = filters.iter().map(|path| Filter {
             retain_forward_rule: RetainForwardRule::OnNewSubscribe,
             ..Filter::new(path.clone(), QoS::AtLeastOnce)
         });
-        self.client.try_subscribe_many(filters).is_ok()
+        self.0.try_subscribe_many(filters).is_ok()
+    }
+}
+
+impl Link for LinkV5 {
+    fn outbox(&self) -> Box<dyn Outbox> {
+        Box::new(OutboxV5(self.client.clone()))
     }
 
     async fn next(&mut self) -> Result<Event, Failure> {

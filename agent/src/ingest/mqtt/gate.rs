@@ -7,7 +7,7 @@
 //! 3. PUBACKs leave in the order in which the packets came on that connection.
 //! 4. An acknowledgement that the client cannot take now stays at the front until it can.
 
-use super::link::AckSender;
+use super::link::Outbox;
 use super::repeat::{PacketMemory, StoredPacket, Verdict};
 use crate::ingest::{Acknowledger, SourceStatus};
 use crate::message::AckToken;
@@ -33,7 +33,7 @@ struct Uncommitted {
 struct State {
     /// Number of the current connection.
     epoch: u64,
-    sender: Option<Box<dyn AckSender>>,
+    outbox: Option<Box<dyn Outbox>>,
     in_flight: VecDeque<InFlight>,
     uncommitted: VecDeque<Uncommitted>,
     uncommitted_bytes: usize,
@@ -63,7 +63,7 @@ impl Gate {
         Gate {
             state: Mutex::new(State {
                 epoch: 0,
-                sender: None,
+                outbox: None,
                 in_flight: VecDeque::new(),
                 uncommitted: VecDeque::new(),
                 uncommitted_bytes: 0,
@@ -78,11 +78,11 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connection `epoch` is up; acknowledgements leave through `sender`.
-    pub(super) fn open(&self, epoch: u64, sender: Box<dyn AckSender>, session_resumed: bool) {
+    /// Connection `epoch` is up; acknowledgements leave through `outbox`.
+    pub(super) fn open(&self, epoch: u64, outbox: Box<dyn Outbox>, session_resumed: bool) {
         let mut state = self.lock();
         state.epoch = epoch;
-        state.sender = Some(sender);
+        state.outbox = Some(outbox);
         state.in_flight.clear();
         if !session_resumed {
             state.memory.new_session();
@@ -92,7 +92,7 @@ impl Gate {
     /// The connection is gone; what is committed from now on is acknowledged when it comes again.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        state.sender = None;
+        state.outbox = None;
         state.in_flight.clear();
     }
 
@@ -100,7 +100,7 @@ impl Gate {
     /// that it is to be stored when it comes again.
     pub(super) fn restart(&self) {
         let mut state = self.lock();
-        state.sender = None;
+        state.outbox = None;
         state.in_flight.clear();
         state.uncommitted.clear();
         state.uncommitted_bytes = 0;
@@ -172,10 +172,10 @@ impl Gate {
 
 impl State {
     fn send_ready(&mut self) {
-        let Some(sender) = &self.sender else { return };
+        let Some(outbox) = &self.outbox else { return };
         while let Some(entry) = self.in_flight.front()
             && entry.ready
-            && sender.acknowledge(entry.packet_id)
+            && outbox.acknowledge(entry.packet_id)
         {
             self.in_flight.pop_front();
         }
@@ -242,13 +242,17 @@ mod tests {
         }
     }
 
-    impl AckSender for Queue {
+    impl Outbox for Queue {
         fn acknowledge(&self, packet_id: u16) -> bool {
             let mut queue = self.0.lock().unwrap();
             if queue.0.len() == queue.1 {
                 return false;
             }
             queue.0.push(packet_id);
+            true
+        }
+
+        fn subscribe(&self, _filters: &[String]) -> bool {
             true
         }
     }

@@ -78,19 +78,19 @@ pub(super) enum Failure {
     Lost(String),
 }
 
-/// Queues acknowledgements on one connection; kept by the gate.
-pub(super) trait AckSender: Send {
-    /// Queues a PUBACK; false when there is no room, then it is to be tried again.
+/// What is sent on one connection. Sending never waits: what has no room is to be tried again.
+pub(super) trait Outbox: Send {
+    /// Queues a PUBACK; false when there is no room.
     fn acknowledge(&self, packet_id: u16) -> bool;
+
+    /// Queues a SUBSCRIBE for `filters` at QoS 1; false when there is no room.
+    fn subscribe(&self, filters: &[String]) -> bool;
 }
 
 /// One connection.
 pub(super) trait Link {
-    /// Its acknowledgements.
-    fn acknowledgements(&self) -> Box<dyn AckSender>;
-
-    /// Queues a SUBSCRIBE for `filters` at QoS 1; false when there is no room.
-    fn subscribe(&self, filters: &[String]) -> bool;
+    /// The way out on this connection.
+    fn outbox(&self) -> Box<dyn Outbox>;
 
     /// The next event; connects at the first call. Not to be cancelled and called again.
     async fn next(&mut self) -> Result<Event, Failure>;

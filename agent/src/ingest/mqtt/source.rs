@@ -3,24 +3,22 @@
 use super::envelope::Topics;
 use super::failure::{Broker, is_about_time};
 use super::gate::Gate;
-use super::link::{Event, Failure, Link, Plan, Publish, WIDE_PACKET_BYTES};
+use super::link::{Event, Failure, Link, Outbox, Plan, Publish, WIDE_PACKET_BYTES};
 use super::repeat::{Verdict, packet_hash};
 use super::{client_v4, client_v5, tls};
 use crate::clock;
 use crate::config::{Broker as Address, MqttConfig, MqttProtocol};
 use crate::ingest::backoff::Backoff;
+use crate::ingest::outlet::Outlet;
 use crate::ingest::stamp::Stamper;
 use crate::ingest::{SourceContext, SourceEvent, setup_error};
 use crate::message::{Message, Payload, PayloadKind};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer};
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc::Permit;
-use tokio::sync::mpsc::error::TrySendError;
 
 /// What is kept of a payload above the limit, in bytes.
 const HEAD_BYTES: usize = 4096;
@@ -78,10 +76,7 @@ pub(super) struct Source {
     topics: Topics,
     stamper: Stamper,
     backoff: Backoff,
-    /// What the intake has not taken yet.
-    queue: VecDeque<Message>,
-    /// Bytes of messages at QoS 0 in the queue; the others are counted by the gate until their commit.
-    queued_bytes: usize,
+    outlet: Outlet,
     uncommitted_limit: usize,
     mode: Mode,
     unreadable: Option<(String, u32)>,
@@ -89,7 +84,6 @@ pub(super) struct Source {
     given_up: Option<ErrorRecord>,
     subscribed: bool,
     connections: u64,
-    stopped: bool,
 }
 
 impl Source {
@@ -121,15 +115,13 @@ impl Source {
             topics: Topics::new(&config),
             stamper: Stamper::new(context.boot, context.trust),
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            outlet: Outlet::new(context.sender.clone()),
             uncommitted_limit: config.max_message_bytes.saturating_mul(4).max(UNCOMMITTED_BYTES),
             mode: Mode::Normal,
             unreadable: None,
             given_up: None,
             subscribed: false,
             connections: 0,
-            stopped: false,
             config,
             context,
         }
@@ -137,7 +129,7 @@ impl Source {
 
     /// Runs until the intake is gone.
     pub(super) async fn run(mut self) {
-        while !self.stopped && !self.context.sender.is_closed() {
+        while !self.outlet.is_closed() {
             let began = Instant::now();
             let came = self.came();
             let end = match self.plan() {
@@ -228,65 +220,62 @@ impl Source {
         // Reading pauses while too much waits for its commit; at this time the connection is closed.
         let mut paused_until: Option<Instant> = None;
         let gate = Arc::clone(&self.gate);
+        let outbox = link.outbox();
         loop {
-            self.hand_on_waiting();
-            if self.stopped {
-                return End::Stopped;
-            }
+            self.outlet.move_on();
             let event = {
                 let Source {
-                    queue,
-                    queued_bytes,
-                    context,
+                    outlet,
+                    config,
                     uncommitted_limit,
                     ..
-                } = self;
+                } = &mut *self;
+                // Never dropped while the connection lives: it may be in the middle of a write.
                 let mut next = pin!(link.next());
                 loop {
                     tokio::select! {
                         biased;
-                        event = &mut next, if paused_until.is_none() => break Some(event),
-                        permit = context.sender.reserve(), if !queue.is_empty() => match permit {
-                            Ok(permit) => send_first(queue, queued_bytes, permit),
-                            Err(_) => return End::Stopped,
-                        },
+                        event = &mut next, if paused_until.is_none() => break event,
+                        () = outlet.moved() => {}
                         () = gate.changed.notified(), if paused_until.is_some() => {}
                         () = at(paused_until), if paused_until.is_some() => return End::Backpressure,
-                        () = at(resubscribe_at), if resubscribe_at.is_some() => break None,
+                        () = at(resubscribe_at), if resubscribe_at.is_some() => {
+                            outbox.subscribe(&config.topics);
+                            resubscribe_at = None;
+                        }
+                    }
+                    if outlet.is_closed() {
+                        return End::Stopped;
                     }
                     if paused_until.is_some()
-                        && gate.uncommitted_bytes() + *queued_bytes <= *uncommitted_limit / 2
+                        && gate.uncommitted_bytes() + outlet.bytes() <= *uncommitted_limit / 2
                     {
                         paused_until = None;
                     }
                 }
             };
             match event {
-                Some(Ok(Event::Publish(publish))) => {
+                Ok(Event::Publish(publish)) => {
                     if self.take(publish) > self.uncommitted_limit && paused_until.is_none() {
                         paused_until = Some(Instant::now() + self.longest_pause());
                     }
                 }
-                Some(Ok(Event::AcknowledgementLeft(packet_id))) => self.gate.acknowledgement_left(packet_id),
-                Some(Ok(Event::Connected { session_resumed })) => {
+                Ok(Event::AcknowledgementLeft(packet_id)) => self.gate.acknowledgement_left(packet_id),
+                Ok(Event::Connected { session_resumed }) => {
                     if self.mode == Mode::CleanStart {
                         self.session_ended();
                         return End::SessionEnded;
                     }
-                    self.connected(link, epoch, session_resumed);
+                    self.connected(link.outbox(), epoch, session_resumed);
                     if !(session_resumed && self.subscribed) {
-                        link.subscribe(&self.config.topics);
+                        outbox.subscribe(&self.config.topics);
                     }
                 }
-                Some(Ok(Event::Subscribed(granted))) => {
+                Ok(Event::Subscribed(granted)) => {
                     resubscribe_at = self.subscription_answered(&granted);
                 }
-                Some(Ok(Event::Other)) => {}
-                Some(Err(failure)) => return End::Failed(failure),
-                None => {
-                    link.subscribe(&self.config.topics);
-                    resubscribe_at = None;
-                }
+                Ok(Event::Other) => {}
+                Err(failure) => return End::Failed(failure),
             }
         }
     }
@@ -296,8 +285,8 @@ impl Source {
         Duration::from_secs(self.config.keep_alive.max(5).into()) / 4
     }
 
-    fn connected<L: Link>(&mut self, link: &L, epoch: u64, session_resumed: bool) {
-        self.gate.open(epoch, link.acknowledgements(), session_resumed);
+    fn connected(&mut self, outbox: Box<dyn Outbox>, epoch: u64, session_resumed: bool) {
+        self.gate.open(epoch, outbox, session_resumed);
         if self.connections > 0 {
             self.context.status.reconnects.count();
         }
@@ -392,8 +381,8 @@ impl Source {
             self.context.status.oversize.count();
         }
         self.context.status.received.count();
-        self.hand_on(message);
-        self.queued_bytes + uncommitted
+        self.outlet.put(message);
+        self.outlet.bytes() + uncommitted
     }
 
     /// The payload, or its head when it is above the limit.
@@ -408,36 +397,6 @@ impl Source {
         // A copy, so that the large packet does not stay in memory.
         let head = payload.get(..HEAD_BYTES).unwrap_or(&payload);
         (Bytes::copy_from_slice(head), kind)
-    }
-
-    fn hand_on(&mut self, message: Message) {
-        if self.queue.is_empty() {
-            match self.context.sender.try_send(message) {
-                Ok(()) => {}
-                Err(TrySendError::Full(message)) => self.enqueue(message),
-                Err(TrySendError::Closed(_)) => self.stopped = true,
-            }
-        } else {
-            self.enqueue(message);
-        }
-    }
-
-    fn enqueue(&mut self, message: Message) {
-        if message.ack.is_none() {
-            self.queued_bytes += message.weight();
-        }
-        self.queue.push_back(message);
-    }
-
-    /// Hands on what the intake can take at once.
-    fn hand_on_waiting(&mut self) {
-        while !self.queue.is_empty() {
-            let Ok(permit) = self.context.sender.try_reserve() else {
-                self.stopped |= self.context.sender.is_closed();
-                return;
-            };
-            send_first(&mut self.queue, &mut self.queued_bytes, permit);
-        }
     }
 
     async fn after_failure(&mut self, failure: Failure) {
@@ -481,7 +440,7 @@ impl Source {
             Failure::Tls(error) if is_about_time(error) && !clock::is_trusted(self.context.trust) => {
                 self.context.status.set_waiting_for_clock(true);
                 self.report(record);
-                self.wait(CLOCK_PAUSE).await;
+                self.outlet.during(Timer::after(CLOCK_PAUSE)).await;
                 return;
             }
             _ => self.unreadable = None,
@@ -525,14 +484,11 @@ impl Source {
         record.severity = ErrorSeverity::Warning;
         self.report(record);
         let gate = Arc::clone(&self.gate);
-        let sender = self.context.sender.clone();
-        while self.queued_bytes + gate.uncommitted_bytes() > self.uncommitted_limit / 2 {
-            self.hand_on_waiting();
-            if self.stopped {
-                return;
-            }
+        while self.outlet.bytes() + gate.uncommitted_bytes() > self.uncommitted_limit / 2
+            && !self.outlet.is_closed()
+        {
             tokio::select! {
-                permit = sender.reserve(), if !self.queue.is_empty() => drop(permit),
+                () = self.outlet.moved() => {}
                 () = gate.changed.notified() => {}
             }
         }
@@ -552,34 +508,7 @@ impl Source {
 
     async fn pause_after_failure(&mut self) {
         let pause = self.backoff.pause();
-        self.wait(pause).await;
-    }
-
-    /// Waits, and hands on meanwhile what the intake takes.
-    async fn wait(&mut self, pause: Duration) {
-        let sender = self.context.sender.clone();
-        let mut timer = pin!(Timer::after(pause));
-        loop {
-            self.hand_on_waiting();
-            tokio::select! {
-                () = &mut timer => return,
-                () = sender.closed() => {
-                    self.stopped = true;
-                    return;
-                }
-                permit = sender.reserve(), if !self.queue.is_empty() => drop(permit),
-            }
-        }
-    }
-}
-
-/// Hands on the first message that waits.
-fn send_first(queue: &mut VecDeque<Message>, queued_bytes: &mut usize, permit: Permit<'_, Message>) {
-    if let Some(message) = queue.pop_front() {
-        if message.ack.is_none() {
-            *queued_bytes = queued_bytes.saturating_sub(message.weight());
-        }
-        permit.send(message);
+        self.outlet.during(Timer::after(pause)).await;
     }
 }
 

@@ -6,17 +6,16 @@ use super::open;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::ingest::backoff::Backoff;
+use crate::ingest::outlet::Outlet;
 use crate::ingest::stamp::Stamper;
 use crate::ingest::{SourceContext, SourceStatus, setup_error};
 use crate::message::{Message, Payload, PayloadKind};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc::Permit;
 use tokio_serial::SerialStream;
 
 /// Bytes of messages that wait for the intake before reading pauses: minutes of the fastest line.
@@ -49,8 +48,7 @@ pub(super) struct Source {
     context: SourceContext,
     stamper: Stamper,
     backoff: Backoff,
-    queue: VecDeque<Message>,
-    queued_bytes: usize,
+    outlet: Outlet,
     paused: bool,
     opened: u64,
 }
@@ -70,9 +68,8 @@ impl Source {
             make,
             settings,
             device_id,
+            outlet: Outlet::new(context.sender.clone()),
             context,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
             paused: false,
             opened: 0,
         }
@@ -84,7 +81,7 @@ impl Source {
 
     /// Runs until the intake is gone.
     pub(super) async fn run(mut self) {
-        while !self.context.sender.is_closed() {
+        while !self.outlet.is_closed() {
             match open::open(&self.path, self.settings) {
                 Ok(port) => {
                     if self.opened > 0 {
@@ -108,33 +105,12 @@ impl Source {
                         self.backoff.reset();
                     }
                     let pause = self.backoff.pause();
-                    self.wait(Timer::after(pause)).await;
+                    self.outlet.during(Timer::after(pause)).await;
                 }
                 Err(record) => self.report(record, false),
             }
             let path = self.path.clone();
-            self.wait(open::wait_for_change(&path)).await;
-        }
-    }
-
-    /// Waits for `event`, and hands on meanwhile what the intake takes.
-    async fn wait(&mut self, event: impl Future<Output = ()>) {
-        let mut event = std::pin::pin!(event);
-        loop {
-            let Source {
-                context,
-                queue,
-                queued_bytes,
-                ..
-            } = &mut *self;
-            tokio::select! {
-                () = &mut event => return,
-                () = context.sender.closed() => return,
-                permit = context.sender.reserve(), if !queue.is_empty() => match permit {
-                    Ok(permit) => send_first(queue, queued_bytes, permit),
-                    Err(_) => return,
-                },
-            }
+            self.outlet.during(open::wait_for_change(&path)).await;
         }
     }
 
@@ -149,15 +125,17 @@ impl Source {
             if let Err(why) = self.carry_out(&mut port, &mut out, &mut line).await {
                 return End::Gone(why);
             }
+            if self.outlet.is_closed() {
+                return End::Stopped;
+            }
             let deadline = driver.deadline();
             let Source {
                 context,
-                queue,
-                queued_bytes,
+                outlet,
                 paused,
                 ..
             } = &mut *self;
-            *paused = *queued_bytes >= QUEUE_BYTES;
+            *paused = outlet.bytes() >= QUEUE_BYTES;
             tokio::select! {
                 read = port.read(&mut buffer), if !*paused => match read {
                     // A hang-up reads as end of file, again and again.
@@ -169,33 +147,19 @@ impl Source {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(error) => return End::Gone(error.to_string()),
                 },
-                permit = context.sender.reserve(), if !queue.is_empty() => match permit {
-                    Ok(permit) => send_first(queue, queued_bytes, permit),
-                    Err(_) => return End::Stopped,
-                },
-                () = context.sender.closed() => return End::Stopped,
+                () = outlet.moved() => {}
                 () = until(deadline) => driver.timeout(now(context.trust), &mut out),
             }
         }
     }
 
-    /// Does what the driver asked for and empties `out`.
+    /// Does what the driver asked for and empties `out`; readings first, so that a failed write costs none.
     async fn carry_out(
         &mut self,
         port: &mut SerialStream,
         out: &mut Output,
         line: &mut Line,
     ) -> Result<(), String> {
-        if let Some(settings) = out.settings.take() {
-            open::apply(port, settings).map_err(|error| error.description)?;
-        }
-        for bytes in out.send.drain(..) {
-            match with_timeout(WRITE_PATIENCE, port.write_all(&bytes)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err("the device takes no bytes: check cable and flow control".to_owned()),
-            }
-        }
         self.status().garbage.add(out.garbage);
         self.status()
             .refused
@@ -219,21 +183,25 @@ impl Source {
                 ack: None,
             };
             self.context.status.received.count();
-            self.queued_bytes += message.weight();
-            self.queue.push_back(message);
+            self.outlet.put(message);
         }
-        while !self.queue.is_empty()
-            && let Ok(permit) = self.context.sender.try_reserve()
-        {
-            send_first(&mut self.queue, &mut self.queued_bytes, permit);
-        }
-        if self.queued_bytes >= QUEUE_BYTES && !self.paused {
+        if self.outlet.bytes() >= QUEUE_BYTES && !self.paused {
             self.status().closed_for_backpressure.count();
             let text =
                 "the store is slower than the serial line: reading pauses, and the device may lose readings";
             let mut record = setup_error("BackpressureException", ErrorType::GeneralError, text.to_owned());
             record.severity = ErrorSeverity::Warning;
             self.report(record, true);
+        }
+        if let Some(settings) = out.settings.take() {
+            open::apply(port, settings).map_err(|error| error.description)?;
+        }
+        for bytes in out.send.drain(..) {
+            match with_timeout(WRITE_PATIENCE, port.write_all(&bytes)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err("the device takes no bytes: check cable and flow control".to_owned()),
+            }
         }
         Ok(())
     }
@@ -286,14 +254,6 @@ impl Source {
 #[derive(Default)]
 struct Line {
     garbage: u64,
-}
-
-/// Hands on the first message that waits.
-fn send_first(queue: &mut VecDeque<Message>, queued_bytes: &mut usize, permit: Permit<'_, Message>) {
-    if let Some(message) = queue.pop_front() {
-        *queued_bytes = queued_bytes.saturating_sub(message.weight());
-        permit.send(message);
-    }
 }
 
 fn now(trust: ClockTrust) -> Now {
