@@ -162,7 +162,8 @@ fn judge(double: &Double, seed: u64) {
     let mut expected: Vec<String> = (0..devices)
         .flat_map(|device| (0..MINUTES).map(move |minute| value_at(device, minute)))
         .collect();
-    (values.sort(), expected.sort());
+    values.sort();
+    expected.sort();
     assert_eq!(values, expected, "seed {seed}");
 }
 

@@ -27,6 +27,9 @@ pub enum Fault {
     Truncate,
 }
 
+/// Something that happens behind the agent's back.
+pub type Step = Box<dyn FnOnce(&mut State) + Send>;
+
 #[derive(Default)]
 pub struct State {
     /// By `Type/id`; `meta.versionId` is kept by the double.
@@ -39,7 +42,7 @@ pub struct State {
     /// Statuses of the next PUT entries; 0 is a good one.
     pub write_statuses: VecDeque<u16>,
     /// Called before each request, to change the server behind the agent's back.
-    pub before: VecDeque<Box<dyn FnOnce(&mut State) + Send>>,
+    pub before: VecDeque<Step>,
     /// What searches do not see yet.
     pub unindexed: BTreeSet<String>,
     /// Every new resource is invisible for searches.

@@ -6,18 +6,22 @@
 //! 3. A Bundle is never larger than the server has shown to take: the size halves on trouble and grows slowly.
 //! 4. One entry that makes a server refuse a whole Bundle is found by halving, and the others go through.
 
+mod bundle;
+mod trouble;
+
 use super::answer::Answer;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::forward::Link;
 use crate::forward::auth::{AuthError, Authorizer};
-use crate::forward::http::{Http, HttpError, HttpErrorKind, HttpRequest, HttpResponse, Method};
+use crate::forward::http::{Http, HttpRequest, HttpResponse, Method};
 use crate::telemetry::errors::ErrorRecord;
+use bundle::{body_of, bundle_answers, etag};
 use embassy_time::Duration;
-use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::ops::Range;
+use trouble::{is_fhir, no_fhir, no_server, unreachable};
 
 /// Entries of the first Bundle; later ones adapt.
 const FIRST_ENTRIES: usize = 50;
@@ -119,25 +123,6 @@ enum Sent {
     /// The server takes no Bundles.
     NoBundles,
     Down(Down),
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BundleEntry<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<&'a Value>,
-    request: BundleRequest<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BundleRequest<'a> {
-    method: &'static str,
-    url: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    if_match: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    if_none_match: Option<&'static str>,
 }
 
 /// A FHIR server.
@@ -444,78 +429,4 @@ impl Server {
         down.clock = status == 401 && self.authorizer.depends_on_clock() && !clock::is_trusted(self.trust);
         down
     }
-}
-
-fn body_of(entry: &Entry) -> Vec<u8> {
-    let entry = BundleEntry {
-        resource: entry.resource.as_ref(),
-        request: BundleRequest {
-            method: entry.method.name(),
-            url: &entry.path,
-            if_match: entry.if_match.as_deref().map(etag),
-            if_none_match: entry.if_none_match.then_some("*"),
-        },
-    };
-    // Serializing JSON into memory does not fail.
-    serde_json::to_vec(&entry).unwrap_or_default()
-}
-
-fn etag(version: &str) -> String {
-    format!("W/\"{version}\"")
-}
-
-/// One answer per entry, if the response is the batch response that it has to be.
-fn bundle_answers(response: &HttpResponse, count: usize) -> Option<Vec<Option<Answer>>> {
-    let bundle: Value = serde_json::from_slice(response.body.bytes()).ok()?;
-    let Value::Object(mut bundle) = bundle else {
-        return None;
-    };
-    if bundle.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
-        return None;
-    }
-    let entries = match bundle.remove("entry") {
-        Some(Value::Array(entries)) => entries,
-        _ => return None,
-    };
-    (entries.len() == count).then(|| entries.into_iter().map(Answer::of_entry).collect())
-}
-
-fn is_fhir(response: &HttpResponse) -> bool {
-    let document: Option<Value> = serde_json::from_slice(response.body.bytes()).ok();
-    document.is_some_and(|document| document.get("resourceType").is_some())
-}
-
-fn no_fhir(response: &HttpResponse) -> Down {
-    let kind = response.header("content-type").unwrap_or("no content type");
-    let kind: String = kind
-        .chars()
-        .take_while(|c| c.is_ascii_alphanumeric() || "/+-.".contains(*c))
-        .collect();
-    let mut down = Down::new(
-        "InvalidFhirServiceException",
-        format!(
-            "the answer ({}, {kind}) is not FHIR or not complete: a proxy or login page may be in between, or the address is \
-             not that of a FHIR server",
-            response.status
-        ),
-    );
-    down.retry_after = response.retry_after();
-    down
-}
-
-fn no_server(base: &str, status: u16) -> Down {
-    Down::new(
-        "InvalidFhirServiceException",
-        format!("there is no FHIR server at {base} ({status}): check url of this destination"),
-    )
-}
-
-fn unreachable(error: &HttpError, trusted: bool) -> Down {
-    let name = match error.kind {
-        HttpErrorKind::Setup | HttpErrorKind::Redirect => "InvalidFhirServiceException",
-        _ => "FhirServiceException",
-    };
-    let mut down = Down::new(name, error.text.clone());
-    down.clock = error.kind == HttpErrorKind::Tls { clock: true } && !trusted;
-    down
 }

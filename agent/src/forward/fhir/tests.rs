@@ -766,7 +766,7 @@ fn a_device_that_is_linked_by_somebody_else_meanwhile_is_not_linked_over() {
     };
     // Before the write of the Device: look-up, read of the Patient, creation of the Patient come first.
     double.state().before = vec![
-        Box::new(|_: &mut _| ()) as Box<dyn FnOnce(&mut super::double::State) + Send>,
+        Box::new(|_: &mut _| ()) as super::double::Step,
         Box::new(|_: &mut _| ()),
         Box::new(|_: &mut _| ()),
         Box::new(link),
@@ -844,7 +844,7 @@ fn a_server_that_honours_if_none_match_is_found_out_without_a_needless_version()
             destination(&copy.1, "").deliver(vec![theirs], &none()).await;
             let created = copy.0.of_type("Observation")[0].clone();
             double.state().before = vec![
-                Box::new(|_: &mut _| ()) as Box<dyn FnOnce(&mut super::double::State) + Send>,
+                Box::new(|_: &mut _| ()) as super::double::Step,
                 Box::new(|_: &mut _| ()),
                 Box::new(move |state: &mut super::double::State| state.put(created)),
             ]
@@ -915,4 +915,21 @@ fn a_server_that_chooses_ids_gets_conditional_writes_and_no_duplicates() {
         });
         assert_eq!(double.of_type("Observation").len(), 2, "{status}");
     }
+}
+
+#[test]
+fn an_unreadable_entry_of_an_answer_makes_its_reading_wait_and_no_other() {
+    let (double, http) = Double::new(&[device("a", "anna")]);
+    let pack = standard();
+    let answer = r#"{"resourceType":"Bundle","type":"batch-response","entry":[
+        {"response":{"status":"?"}},{"response":{"status":"404"}},
+        {"resource":{"resourceType":"Bundle","entry":[]},"response":{"status":"200"}}]}"#;
+    double.state().faults = vec![None, Some(Fault::Status(200, Vec::new(), answer))].into();
+    let one = group(&pack, "a", "hr", 1, &[(0, "hr", "60"), (1, "hr", "61")]);
+    let delivery = simulate(destination(&http, "").deliver(vec![one], &none()));
+    assert_eq!(
+        words(&delivery.fates),
+        ["waiting FhirServiceException", "delivered"]
+    );
+    assert_eq!(delivery.link, Link::Up);
 }

@@ -1,0 +1,67 @@
+//! Entries of a batch Bundle, and the answers in its response.
+
+use super::Entry;
+use crate::forward::fhir::answer::Answer;
+use crate::forward::http::HttpResponse;
+use serde::Serialize;
+use serde_json::Value;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BundleEntry<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<&'a Value>,
+    request: BundleRequest<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BundleRequest<'a> {
+    method: &'static str,
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_match: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    if_none_match: Option<&'static str>,
+}
+
+/// An entry as it stands in a Bundle.
+pub fn body_of(entry: &Entry) -> Vec<u8> {
+    let entry = BundleEntry {
+        resource: entry.resource.as_ref(),
+        request: BundleRequest {
+            method: entry.method.name(),
+            url: &entry.path,
+            if_match: entry.if_match.as_deref().map(etag),
+            if_none_match: entry.if_none_match.then_some("*"),
+        },
+    };
+    // Serializing JSON into memory does not fail.
+    serde_json::to_vec(&entry).unwrap_or_default()
+}
+
+/// A version as `If-Match` wants it.
+pub fn etag(version: &str) -> String {
+    format!("W/\"{version}\"")
+}
+
+/// One answer per entry, if the response is the batch response that it has to be.
+pub fn bundle_answers(response: &HttpResponse, count: usize) -> Option<Vec<Option<Answer>>> {
+    let bundle: Value = serde_json::from_slice(response.body.bytes()).ok()?;
+    let Value::Object(mut bundle) = bundle else {
+        return None;
+    };
+    if bundle.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
+        return None;
+    }
+    let entries = match bundle.remove("entry") {
+        Some(Value::Array(entries)) => entries,
+        _ => return None,
+    };
+    let unreadable = || Answer {
+        status: 500,
+        ..Answer::default()
+    };
+    let readable = |entry| Some(Answer::of_entry(entry).unwrap_or_else(unreadable));
+    (entries.len() == count).then(|| entries.into_iter().map(readable).collect())
+}
