@@ -16,7 +16,6 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts};
 const CONNECT_TIME: Duration = Duration::from_secs(15);
 const SEND_TIME: Duration = Duration::from_secs(60);
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-const PAUSE_TIME: Duration = Duration::from_secs(30);
 const WHOLE_TIME: Duration = Duration::from_secs(150);
 
 /// Largest response after decompression, in bytes.
@@ -99,7 +98,7 @@ impl UreqClient {
             .timeout_send_request(Some(SEND_TIME))
             .timeout_send_body(Some(SEND_TIME))
             .timeout_recv_response(Some(ANSWER_TIME))
-            .timeout_per_read(Some(PAUSE_TIME.max(ANSWER_TIME)))
+            .timeout_per_read(Some(ANSWER_TIME))
             .input_buffer_size(16 * 1024)
             .output_buffer_size(32 * 1024)
             .max_idle_connections_per_host(4)
