@@ -185,6 +185,26 @@ fn a_redelivered_message_is_recognised_before_and_after_its_commit() {
 }
 
 #[test]
+fn what_was_committed_last_is_acknowledged_before_the_source_stops() {
+    run(async {
+        let mut rig = Rig::start("").await;
+        let mut peer = rig.broker.session(false).await;
+        for id in 1..=3 {
+            peer.publish(id, format!("m{id}")).await;
+        }
+        for _ in 1..=3 {
+            let message = rig.message().await;
+            rig.commit(&message);
+        }
+        drop(rig.messages);
+        for id in 1..=3 {
+            assert_eq!(peer.puback().await, id);
+        }
+        peer.closed().await;
+    });
+}
+
+#[test]
 fn a_redelivered_message_in_doubt_is_stored_and_marked() {
     run(async {
         let mut rig = Rig::start("").await;
