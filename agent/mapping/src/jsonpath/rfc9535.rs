@@ -172,8 +172,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// jsonpath-rust is the oracle: where an expression means the same there, it finds the same values. After `..` the order
-        /// of the two differs, so values are compared as a set there.
+        /// jsonpath-rust is the oracle: where an expression means the same there, it finds the same values. Its order after `..`
+        /// and after several names or indexes is not that of the RFC, so values are compared as a set there.
         #[test]
         fn agrees_with_jsonpath_rust(document in documents(), text in paths()) {
             let path = JsonPath::parse(&text).unwrap();
@@ -183,7 +183,7 @@ mod tests {
             let theirs = jsonpath_rust::query::js_path_process(&query, &document).unwrap();
             let mut theirs: Vec<String> = theirs.into_iter().map(|found| found.val().to_string()).collect();
             let mut ours: Vec<String> = path.select_all(tree.root()).unwrap().iter().map(|t| t.to_string()).collect();
-            if text.contains("..") {
+            if text.contains("..") || text.contains(',') {
                 theirs.sort();
                 ours.sort();
             }
