@@ -141,7 +141,12 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
     let set = packs.mapping_set().normalize(&parsed);
     let matches = set.matches.into_iter().enumerate().filter_map(|(number, found)| {
         let pack = Arc::clone(packs.packs().get(found.pack)?);
-        let measurement = Arc::new(found.measurement);
+        let mut measurement = found.measurement;
+        // A device whose own clock is off by a known amount (third file of the pack).
+        measurement.occurrence_time = pack
+            .options
+            .corrected(&measurement.type_name, measurement.occurrence_time);
+        let measurement = Arc::new(measurement);
         Some(Match {
             number: number as u32,
             pack,

@@ -507,5 +507,6 @@ pub(crate) fn kind_of(source: &SourceConfig) -> &'static str {
     }
 }
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(test)]
+#[cfg(feature = "demo")]
 mod simulated_day;

@@ -191,6 +191,12 @@ async fn alive<T>(pipeline: &Pipeline, name: &str, work: impl Future<Output = T>
     }
 }
 
+/// Number of the group key, and start of the period.
+type SeriesPeriod = (u32, Option<i64>);
+
+/// A reading with the message that it came in and the pack that made it.
+type Gathered = (GroupReading, Rc<Entry>, Arc<crate::packs::Pack>);
+
 /// Readings that gather for one row.
 struct Gathering {
     series: u32,
@@ -198,13 +204,13 @@ struct Gathering {
     last: Position,
     /// Complete only at its last position: its period has one Observation.
     whole: bool,
-    readings: Vec<(GroupReading, Rc<Entry>, Arc<crate::packs::Pack>)>,
+    readings: Vec<Gathered>,
     held: Vec<(Position, u32, Rc<Entry>)>,
 }
 
 struct Gatherings {
     rows: HashMap<u64, Gathering>,
-    ranges: HashMap<(u32, Option<i64>), Vec<(Position, Position, u64)>>,
+    ranges: HashMap<SeriesPeriod, Vec<(Position, Position, u64)>>,
     refs: HashMap<(Position, u32), u64>,
     revisions: HashMap<u64, crate::message::RevisionId>,
     excluded: HashSet<(Position, u32)>,

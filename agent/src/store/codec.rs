@@ -334,7 +334,7 @@ mod tests {
                 boot: 1,
                 monotonic_us: 1_000_000 * u64::from(n) + 7,
                 wall: Timestamp::from_ticks(17_900_000_000_000_000 - i64::from(n)).unwrap(),
-                trusted: n % 2 == 0,
+                trusted: n.is_multiple_of(2),
             },
             payload: Payload(Bytes::from(format!("{{\"heartRate\":{}}}", 60 + n))),
             kind: if n == 4 {

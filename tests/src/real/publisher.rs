@@ -63,9 +63,8 @@ pub fn publish(port: u16, messages: &[(String, String)]) {
     });
     let mut acknowledged = 0;
     for event in connection.iter() {
-        match event.expect("the broker is there") {
-            Event::Incoming(Incoming::PubAck(_)) => acknowledged += 1,
-            _ => {}
+        if let Event::Incoming(Incoming::PubAck(_)) = event.expect("the broker is there") {
+            acknowledged += 1;
         }
         if acknowledged == total {
             break;
