@@ -115,16 +115,16 @@ pub async fn run(
         pipeline.beat("intake");
         let first = tokio::select! {
             biased;
+            _ = stop.wait_for(|stop| *stop) => None,
             message = messages.recv() => message,
             () = Timer::at(progress_due) => {
                 progress_due = Instant::now() + policy.progress_interval;
                 commit_progress(&pipeline).await?;
                 continue;
             }
-            _ = stop.wait_for(|stop| *stop) => None,
         };
         let Some(first) = first else {
-            // Whatever the sources had put into the channel before they stopped is kept too.
+            // What the sources have put into the channel is kept too; then the channel closes, and they end.
             let mut rest = Vec::new();
             while let Ok(message) = messages.try_recv() {
                 rest.push(message);

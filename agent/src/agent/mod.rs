@@ -40,6 +40,8 @@ use tokio::task::{JoinHandle, spawn_local};
 const CHANNEL: usize = 4096;
 /// Longest time that a stop waits for what is in flight.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time that a source may take to send its last acknowledgements.
+const SOURCE_STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// A source as the agent knows it.
 pub(crate) struct SourceEntry {
@@ -310,9 +312,15 @@ impl Running {
 
     async fn stop(self, stopping: Stopping) -> anyhow::Result<Summary> {
         let agent = self.agent;
-        self.sources.iter().for_each(JoinHandle::abort);
+        // The intake goes first: its last commit is acknowledged while the sources still have their connections. They end
+        // by themselves when the channel is closed.
         self.stop_intake.send_replace(true);
         let _ = with_timeout(STOP_LIMIT, self.intake).await;
+        for mut source in self.sources {
+            if with_timeout(SOURCE_STOP_LIMIT, &mut source).await.is_err() {
+                source.abort();
+            }
+        }
         self.stop_normalizing.send_replace(true);
         let _ = with_timeout(STOP_LIMIT, self.normalizing).await;
         let until = Instant::now() + stopping.drain;
