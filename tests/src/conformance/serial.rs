@@ -169,7 +169,10 @@ fn transcript_step(step: &Value) -> Option<(bool, Vec<u8>)> {
 }
 
 fn info(protocol: &str, expect: &Map<String, Value>) -> Result<&'static DriverInfo, String> {
-    let name = match (protocol, expect.get("dialect").and_then(Value::as_str)) {
+    let dialect = expect
+        .get("dialect")
+        .or_else(|| expect.get("packet")?.get("dialect"));
+    let name = match (protocol, dialect.and_then(Value::as_str)) {
         ("contec-cms50", Some("berry-bci")) => "berry-bci",
         ("contec-cms50", Some("cms50-v7")) => "contec-cms50-v7",
         _ => protocol,

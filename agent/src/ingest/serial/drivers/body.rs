@@ -1,7 +1,7 @@
 //! JSON bodies of readings, and blocks of waveforms.
 
 use iomt_mapping::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{DriverMessage, Now, Output};
 
@@ -94,8 +94,8 @@ impl EverySecond {
     }
 }
 
-/// Passes on vital signs that repeat at the rate of a waveform: with values once a second, without values when the state of
-/// the device has changed.
+/// Passes on vital signs that repeat at the rate of a waveform: looks at one a second, and passes it on when it has values, or when the
+/// state of the device has changed.
 #[derive(Debug, Default)]
 pub struct Vitals {
     second: EverySecond,
@@ -103,14 +103,18 @@ pub struct Vitals {
 }
 
 impl Vitals {
+    /// Whether nothing would be emitted now, so that no body need be made.
+    pub fn rests(&self, now: Now) -> bool {
+        self.second.next.is_some_and(|next| now.monotonic_us < next)
+    }
+
     /// Emits `body` if it is due or its state is new.
     pub fn offer(&mut self, mut body: Body, now: Now, out: &mut Output) {
+        if !self.second.due(now) {
+            return;
+        }
         let status = body.members.get("status").map(ToString::to_string);
-        if body.has_values() {
-            if !self.second.due(now) {
-                return;
-            }
-        } else {
+        if !body.has_values() {
             if status.is_none() || self.last_status == status {
                 return;
             }
@@ -135,7 +139,7 @@ pub struct Waveform {
     samples_per_kilosecond: i64,
     begin: Option<Timestamp>,
     next: Option<Timestamp>,
-    values: Vec<Value>,
+    values: Vec<f64>,
 }
 
 impl Waveform {
@@ -159,7 +163,7 @@ impl Waveform {
     }
 
     /// A sample that was received at `now`; dropped while the time is not known.
-    pub fn sample(&mut self, value: impl Into<Value>, now: Now, out: &mut Output) {
+    pub fn sample(&mut self, value: impl Into<f64>, now: Now, out: &mut Output) {
         let Some(wall) = now.wall else {
             self.gap(out);
             return;
@@ -183,27 +187,29 @@ impl Waveform {
     }
 
     fn flush(&mut self, out: &mut Output) {
+        use std::fmt::Write as _;
         let Some(begin) = self.begin.take() else { return };
         let values = std::mem::take(&mut self.values);
         self.next = begin.plus_ticks(self.offset(values.len()));
-        let samples: Vec<Value> = values
-            .into_iter()
-            .enumerate()
-            .filter_map(|(index, value)| {
-                let at = begin.plus_ticks(self.offset(index))?;
-                Some(json!({"at": at.to_string(), "value": value}))
-            })
-            .collect();
         #[expect(clippy::cast_precision_loss, reason = "rates are small")]
         let rate = self.samples_per_kilosecond as f64 / 1000.0;
-        let body = Body::new(self.driver, "waveform")
-            .with("waveform", self.name)
-            .with("rate_hz", rate)
-            .with("block", format!("{}-{begin}", self.name))
-            .with(self.name, samples);
+        // Written directly, because it is by far most of what a driver says; names need no escapes.
+        let (driver, name) = (self.driver, self.name);
+        let mut body = format!(
+            r#"{{"driver":"{driver}","kind":"waveform","waveform":"{name}","rate_hz":{rate:?},"block":"{name}-{begin}","{name}":["#
+        );
+        for (index, value) in values.into_iter().enumerate() {
+            let Some(at) = begin.plus_ticks(self.offset(index)) else {
+                break;
+            };
+            let comma = if index == 0 { "" } else { "," };
+            // Writing to a String never fails.
+            let _ = write!(body, r#"{comma}{{"at":"{at}","value":{value}}}"#);
+        }
+        body.push_str("]}");
         out.messages.push(DriverMessage {
+            body: body.into_bytes(),
             waveform: true,
-            ..body.message()
         });
     }
 }

@@ -251,8 +251,8 @@ impl Listener<Frame> for Dialogue {
                     self.co2.gap(out);
                 }
                 self.next_number = Some(number.wrapping_add(1));
-                if !member("co2").is_null() {
-                    self.co2.sample(member("co2"), now, out);
+                if let Some(co2) = member("co2").as_f64() {
+                    self.co2.sample(co2, now, out);
                 }
             }
             Some("numerics") => {

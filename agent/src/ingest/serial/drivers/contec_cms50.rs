@@ -279,6 +279,55 @@ impl Protocol for Package {
     }
 }
 
+/// The vital signs of a frame.
+fn body(driver: &str, frame: &Frame) -> Body {
+    let body = Body::new(driver, "vitals");
+    match frame {
+        Frame::V46 {
+            spo2_pct,
+            pulse_bpm,
+            searching,
+            searching_too_long,
+            probe_error,
+            ..
+        } => body
+            .value("spo2", *spo2_pct)
+            .value("pulse_rate_oximeter", *pulse_bpm)
+            .status(&[
+                (*probe_error, "probe_error"),
+                (*searching, "searching"),
+                (*searching_too_long, "searching_too_long"),
+            ]),
+        Frame::Berry {
+            spo2_pct,
+            pulse_bpm,
+            no_signal,
+            probe_unplugged,
+            no_finger,
+            searching,
+            ..
+        } => body
+            .value("spo2", *spo2_pct)
+            .value("pulse_rate_oximeter", *pulse_bpm)
+            .status(&[
+                (*no_signal, "no_signal"),
+                (*probe_unplugged, "probe_unplugged"),
+                (*no_finger, "no_finger"),
+                (*searching, "searching"),
+            ]),
+        Frame::V7 { live, .. } => body
+            .value("spo2", live.spo2_pct)
+            .value("pulse_rate_oximeter", live.pulse_bpm)
+            .with("perfusion_index_raw", live.pi_raw.filter(|_| live.pi_valid))
+            .status(&[
+                (live.probe_error, "probe_error"),
+                (live.searching, "searching"),
+                (live.searching_too_long, "searching_too_long"),
+            ]),
+        Frame::V7Other { .. } => body,
+    }
+}
+
 /// Turns frames into readings.
 #[derive(Debug)]
 struct Reading {
@@ -300,64 +349,21 @@ impl Reading {
 
 impl Listener<Frame> for Reading {
     fn frame(&mut self, frame: Frame, now: Now, out: &mut Output) {
-        let body = Body::new(self.driver, "vitals");
-        let (body, sample) = match frame {
+        let sample = match &frame {
             Frame::V46 {
-                spo2_pct,
-                pulse_bpm,
-                pleth,
-                searching,
-                searching_too_long,
-                probe_error,
-                ..
-            } => (
-                body.value("spo2", spo2_pct)
-                    .value("pulse_rate_oximeter", pulse_bpm)
-                    .status(&[
-                        (probe_error, "probe_error"),
-                        (searching, "searching"),
-                        (searching_too_long, "searching_too_long"),
-                    ]),
-                (!probe_error).then_some(pleth),
-            ),
-            Frame::Berry {
-                spo2_pct,
-                pulse_bpm,
-                pleth,
-                no_signal,
-                probe_unplugged,
-                no_finger,
-                searching,
-                ..
-            } => (
-                body.value("spo2", spo2_pct)
-                    .value("pulse_rate_oximeter", pulse_bpm)
-                    .status(&[
-                        (no_signal, "no_signal"),
-                        (probe_unplugged, "probe_unplugged"),
-                        (no_finger, "no_finger"),
-                        (searching, "searching"),
-                    ]),
-                pleth,
-            ),
-            Frame::V7 { live, .. } => (
-                body.value("spo2", live.spo2_pct)
-                    .value("pulse_rate_oximeter", live.pulse_bpm)
-                    .with("perfusion_index_raw", live.pi_raw.filter(|_| live.pi_valid))
-                    .status(&[
-                        (live.probe_error, "probe_error"),
-                        (live.searching, "searching"),
-                        (live.searching_too_long, "searching_too_long"),
-                    ]),
-                (!live.probe_error).then_some(live.pleth),
-            ),
+                pleth, probe_error, ..
+            } => (!probe_error).then_some(*pleth),
+            Frame::Berry { pleth, .. } => *pleth,
+            Frame::V7 { live, .. } => (!live.probe_error).then_some(live.pleth),
             Frame::V7Other { .. } => return,
         };
         match sample {
             Some(sample) => self.pleth.sample(sample, now, out),
             None => self.pleth.gap(out),
         }
-        self.vitals.offer(body, now, out);
+        if !self.vitals.rests(now) {
+            self.vitals.offer(body(self.driver, &frame), now, out);
+        }
     }
 
     fn gap(&mut self, _now: Now, out: &mut Output) {

@@ -14,6 +14,7 @@
 use serde::Serialize;
 
 use super::body::{Body, EverySecond};
+use super::clock;
 use super::port::{Listener, Port};
 use super::{Direction, DriverInfo, Evidence, Now, Output, Parity, PortSettings};
 use crate::ingest::serial::framing::bits::{ascii, byte, part};
@@ -120,6 +121,8 @@ pub struct Slow {
     measured_cp2: Option<Vec<Item>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<Vec<Item>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_time: Option<String>,
 }
 
 /// A measured value or a setting.
@@ -269,6 +272,11 @@ fn decode(slow: &[u8]) -> Result<Slow, Reason> {
         kind: if response { "response" } else { "command" },
         code: format!("{code:02X}"),
         body: plain.then(|| ascii(data)),
+        device_time: if response && *code == 0x28 {
+            device_time(&ascii(data))
+        } else {
+            None
+        },
         measured_cp1,
         measured_cp2,
         settings: settings.map(|items| {
@@ -282,6 +290,19 @@ fn decode(slow: &[u8]) -> Result<Slow, Reason> {
                 .collect()
         }),
     })
+}
+
+/// `14:30:15` and `5-MRZ-24`, with or without a space between: months are German.
+fn device_time(text: &str) -> Option<String> {
+    const MONTHS: [&str; 12] = [
+        "JAN", "FEB", "MRZ", "APR", "MAI", "JUN", "JUL", "AUG", "SEP", "OKT", "NOV", "DEZ",
+    ];
+    let (time, date) = text.split_at_checked(8)?;
+    let &[day, month, year] = date.trim().split('-').collect::<Vec<_>>().first_chunk::<3>()?;
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    let (day, year): (u32, u32) = (day.trim().parse().ok()?, year.parse().ok()?);
+    let text = format!("20{year:02}-{month:02}-{day:02}T{time}");
+    clock::parse(&text).map(|_| text)
 }
 
 fn item(record: &[u8]) -> Option<Item> {
@@ -429,6 +450,13 @@ impl Listener<Frame> for Dialogue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_speaks_german() {
+        assert_eq!(device_time("14:30:15 7-OKT-14").unwrap(), "2014-10-07T14:30:15");
+        assert_eq!(device_time("08:00:0031-DEZ-24").unwrap(), "2024-12-31T08:00:00");
+        assert_eq!(device_time("        "), None);
+    }
 
     #[test]
     fn a_command_is_built_as_the_devices_expect_it() {

@@ -225,6 +225,9 @@ impl Listener<Frame> for Reading {
             }
             Frame::Opaque { .. } => return,
         };
+        if self.vitals.rests(now) {
+            return;
+        }
         let body = Body::new(NAME, "vitals")
             .value("heart_rate_ecg", values.heart_rate_bpm.filter(|_| !lead_off))
             .value("respiratory_rate", values.resp_rate_bpm.filter(|_| !lead_off))

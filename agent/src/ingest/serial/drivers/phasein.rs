@@ -154,8 +154,8 @@ impl Default for Reading {
 
 impl Listener<Frame> for Reading {
     fn frame(&mut self, Frame(frame): Frame, now: Now, out: &mut Output) {
-        match frame.get("co2_pct").filter(|value| !value.is_null()) {
-            Some(sample) => self.co2.sample(sample.clone(), now, out),
+        match frame.get("co2_pct").and_then(Value::as_f64) {
+            Some(sample) => self.co2.sample(sample, now, out),
             None => self.co2.gap(out),
         }
         for (path, name) in [
