@@ -125,8 +125,9 @@ pub async fn run(
         };
         let Some(first) = first else {
             // What the sources have put into the channel is kept too; then the channel closes, and they end.
+            messages.close();
             let mut rest = Vec::new();
-            while let Ok(message) = messages.try_recv() {
+            while let Some(message) = messages.recv().await {
                 rest.push(message);
             }
             if !rest.is_empty() {
