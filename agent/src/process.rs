@@ -13,7 +13,7 @@ use crate::store::outbox::Outbox;
 use crate::store::{DeadLetter, StoreError};
 use crate::telemetry::errors::ErrorRecord;
 use embassy_time::{Duration, Timer, with_timeout};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -123,16 +123,16 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
     }
     progress.matched += 1;
     outbox.note_matched(stored.message.source);
-    take_matches(destinations, &mut outbox, entry, normalized, None);
+    take_matches(destinations, &mut outbox, entry, normalized, &mut None);
 }
 
-/// Takes the matches of a message into the outbox; with `revision` as exact references (the message was normalized anew).
+/// Takes the matches of a message into the outbox; with `anew` as exact references (the message was normalized anew).
 fn take_matches(
     destinations: &Destinations,
     outbox: &mut Outbox,
     entry: &Entry,
     normalized: &Normalized,
-    revision: Option<RevisionId>,
+    anew: &mut Option<Anew>,
 ) {
     let stored = &entry.stored;
     outbox.progress_mut().matches += (normalized.matches.len() + normalized.failed.len()) as u64;
@@ -152,7 +152,7 @@ fn take_matches(
     }
     let now_us = clock::monotonic_us();
     for found in &normalized.matches {
-        add_match(destinations, outbox, stored, found, revision, now_us);
+        add_match(destinations, outbox, stored, found, anew, now_us);
     }
 }
 
@@ -161,7 +161,7 @@ fn add_match(
     outbox: &mut Outbox,
     stored: &crate::message::StoredMessage,
     found: &Match,
-    revision: Option<RevisionId>,
+    anew: &mut Option<Anew>,
     now_us: u64,
 ) {
     let series = outbox.series_of(&found.pack.text.name, &found.measurement);
@@ -178,7 +178,7 @@ fn add_match(
                 destination.id,
                 series,
                 place,
-                revision,
+                anew.as_ref().map(|anew| anew.revision),
                 error,
                 wall.ticks(),
                 now_us,
@@ -193,9 +193,38 @@ fn add_match(
         } else {
             (None, group::due_at_once(now_us))
         };
-        match revision {
+        match anew {
             None => outbox.add(destination.id, series, period, stored.position, wall.ticks(), due),
-            Some(_) => outbox.add_refs(destination.id, series, period, place, revision, wall.ticks(), due),
+            Some(anew) => {
+                let row = anew.rows.entry((destination.id, series, period)).or_insert(RowOfReferences {
+                    places: Vec::new(),
+                    oldest: wall.ticks(),
+                    due,
+                });
+                row.places.extend(place);
+                row.due = row.due.min(due);
+            }
+        }
+    }
+}
+
+/// Exact references to readings of messages that are normalized anew: one row for a key and period, however many they are.
+struct Anew {
+    revision: RevisionId,
+    rows: BTreeMap<(u32, u32, Option<i64>), RowOfReferences>,
+}
+
+struct RowOfReferences {
+    places: Vec<(Position, u32)>,
+    oldest: i64,
+    due: u64,
+}
+
+impl Anew {
+    fn into_outbox(self, outbox: &mut Outbox) {
+        for ((destination, series, period), row) in self.rows {
+            let RowOfReferences { places, oldest, due } = row;
+            outbox.add_refs(destination, series, period, places, Some(self.revision), oldest, due);
         }
     }
 }
@@ -247,13 +276,17 @@ pub async fn normalize_unmatched(
             continue;
         }
         let mut outbox = pipeline.outbox.borrow_mut();
+        let mut anew = Some(Anew { revision, rows: BTreeMap::new() });
         outbox.forget_unmatched(run.first);
         matched += results.len() as u64;
         for (entry, normalized) in results.values() {
             let progress = outbox.progress_mut();
             progress.unmatched = progress.unmatched.saturating_sub(1);
             progress.matched += 1;
-            take_matches(destinations, &mut outbox, entry, normalized, Some(revision));
+            take_matches(destinations, &mut outbox, entry, normalized, &mut anew);
+        }
+        if let Some(anew) = anew {
+            anew.into_outbox(&mut outbox);
         }
         for entry in unmatched {
             outbox.note_unmatched_alone(&entry.stored, false);

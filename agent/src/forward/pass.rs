@@ -9,7 +9,7 @@
 use super::retry::Backoff;
 use super::{Delivery, DestinationHandle, Fate, Group, GroupReading, Link, MessageDelivery, RawMessage};
 use crate::clock;
-use crate::message::{Position, SourceId};
+use crate::message::{Position, RevisionId, SourceId};
 use crate::pipeline::{Entry, Pipeline};
 use crate::store::StoreError;
 use crate::store::outbox::{Pending, Settled};
@@ -212,7 +212,8 @@ struct Gatherings {
     rows: HashMap<u64, Gathering>,
     ranges: HashMap<SeriesPeriod, Vec<(Position, Position, u64)>>,
     refs: HashMap<(Position, u32), u64>,
-    revisions: HashMap<u64, crate::message::RevisionId>,
+    /// Readings to be normalized with other packs than those of their message: packs, row and match by position.
+    revised: HashMap<Position, Vec<(RevisionId, u64, u32)>>,
     excluded: HashSet<(Position, u32)>,
     count: usize,
 }
@@ -223,7 +224,7 @@ impl Gatherings {
             rows: HashMap::new(),
             ranges: HashMap::new(),
             refs: HashMap::new(),
-            revisions: HashMap::new(),
+            revised: HashMap::new(),
             excluded: others,
             count: 0,
         };
@@ -239,12 +240,14 @@ impl Gatherings {
                 },
             );
             match &row.refs {
-                Some(refs) => {
-                    all.refs.extend(refs.iter().map(|place| (*place, row.id)));
-                    if let Some(revision) = row.revision {
-                        all.revisions.insert(row.id, revision);
+                Some(refs) => match row.revision {
+                    None => all.refs.extend(refs.iter().map(|place| (*place, row.id))),
+                    Some(revision) => {
+                        for (position, number) in refs.iter() {
+                            all.revised.entry(*position).or_default().push((revision, row.id, *number));
+                        }
                     }
-                }
+                },
                 None => {
                     all.ranges
                         .entry((row.series, row.period))
@@ -367,9 +370,7 @@ async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>)
     for found in &normalized.matches {
         let place = (position, found.number);
         if let Some(id) = gatherings.refs.get(&place).copied() {
-            if !gatherings.revisions.contains_key(&id) {
-                gatherings.push(id, entry, found);
-            }
+            gatherings.push(id, entry, found);
             continue;
         }
         if gatherings.ranges.is_empty() || gatherings.excluded.contains(&place) {
@@ -389,16 +390,7 @@ async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>)
         }
     }
     // Readings that only a later mapping matches are normalized with that one.
-    let mut later: Vec<(crate::message::RevisionId, u64, u32)> = Vec::new();
-    for number in 0..64 {
-        let Some(id) = gatherings.refs.get(&(position, number)) else {
-            continue;
-        };
-        if let Some(revision) = gatherings.revisions.get(id) {
-            later.push((*revision, *id, number));
-        }
-    }
-    for (revision, id, number) in later {
+    for (revision, id, number) in gatherings.revised.remove(&position).unwrap_or_default() {
         let normalized = pipeline.normalized(entry, Some(revision)).await?;
         if let Some(found) = normalized.matches.iter().find(|m| m.number == number) {
             gatherings.push(id, entry, found);
