@@ -8,8 +8,10 @@
 use std::sync::LazyLock;
 
 use iomt_mapping::expression::{Expression, Language};
+use iomt_mapping::fhir::{BuildOptions, FhirMapping, Merge, Reading, ResourceIds};
 use iomt_mapping::message::{Tree, parse};
-use iomt_mapping::{DeviceMapping, Envelope, ParsedMessage};
+use iomt_mapping::pack_options::PackOptions;
+use iomt_mapping::{DeviceMapping, Envelope, Measurement, ParsedMessage, Property, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 const MESSAGE: &[u8] =
@@ -41,12 +43,75 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, rest)) = data.split_first() else {
         return;
     };
-    match choice % 3 {
+    match choice % 5 {
         0 => mapping_text(rest),
         1 => message_text(rest),
-        _ => expression_text(rest),
+        2 => expression_text(rest),
+        3 => fhir_mapping_text(rest),
+        _ => sampled_data_merge(rest),
     }
 });
+
+/// FHIR mapping and third file from the same bytes: whatever loads has findings that can be shown.
+fn fhir_mapping_text(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let findings = FhirMapping::load(text).1.into_iter().chain(PackOptions::load(text).1);
+    for finding in findings {
+        let _ = finding.render("fuzz.fhir.json", text);
+    }
+}
+
+static HOURLY: LazyLock<FhirMapping> = LazyLock::new(|| {
+    let text = r#"{ "templateType": "CollectionFhir", "template": [ { "templateType": "CodeValueFhir", "template": {
+        "typeName": "hr", "periodInterval": 60, "codes": [ { "code": "8867-4", "system": "http://loinc.org" } ],
+        "value": { "valueType": "SampledData", "valueName": "v", "defaultPeriod": 60000, "unit": "/min" } } } ] }"#;
+    match FhirMapping::load(text) {
+        (Some(mapping), _) => mapping,
+        (None, findings) => panic!("{findings:?}"),
+    }
+});
+
+/// A stored Observation whose `data` is arbitrary text, merged with readings at arbitrary seconds: what comes out is data
+/// of the period's length, or an error; merging the same readings again changes nothing.
+fn sampled_data_merge(data: &[u8]) {
+    let (seconds, stored) = data.split_at(data.len().min(8));
+    let Ok(stored) = std::str::from_utf8(stored) else {
+        return;
+    };
+    let Some(template) = HOURLY.template("hr") else { return };
+    let reading = |(order, second): (usize, &u8)| Reading {
+        measurement: Measurement {
+            type_name: "hr".to_owned(),
+            occurrence_time: Timestamp::from_ticks(i64::from(*second) * 140_000_000).unwrap_or(Timestamp::MIN),
+            device_id: "d".to_owned(),
+            patient_id: None,
+            encounter_id: None,
+            correlation_id: None,
+            properties: vec![Property { name: "v".to_owned(), value: second.to_string() }],
+        },
+        ingestion: order as i64,
+    };
+    let readings: Vec<Reading> = seconds.iter().enumerate().map(reading).collect();
+    let Ok(groups) = template.observation_groups(&readings) else { return };
+    let ids = ResourceIds { patient: "p".to_owned(), device: "d".to_owned(), encounter: None };
+    let options = BuildOptions::default();
+    for group in &groups {
+        let Ok(built) = template.create(group, &ids, "hr", &options) else { continue };
+        let mut existing = built.resource;
+        if let Some(data) = existing.pointer_mut("/valueSampledData/data") {
+            *data = stored.into();
+        }
+        let Ok(merged) = template.merge(group, &existing, &ids, &options, None) else { continue };
+        if let Merge::Changed(resource) = merged.merge {
+            let data = resource.pointer("/valueSampledData/data").and_then(|data| data.as_str()).unwrap_or_default();
+            assert!(data.split(' ').count() >= 60, "{data}");
+            let again = template.merge(group, &resource, &ids, &options, Some(&merged.memory));
+            assert!(matches!(again, Ok(again) if again.merge == Merge::Unchanged));
+        }
+    }
+}
 
 fn mapping_text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
