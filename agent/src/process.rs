@@ -196,11 +196,14 @@ fn add_match(
         match anew {
             None => outbox.add(destination.id, series, period, stored.position, wall.ticks(), due),
             Some(anew) => {
-                let row = anew.rows.entry((destination.id, series, period)).or_insert(RowOfReferences {
-                    places: Vec::new(),
-                    oldest: wall.ticks(),
-                    due,
-                });
+                let row = anew
+                    .rows
+                    .entry((destination.id, series, period))
+                    .or_insert(RowOfReferences {
+                        places: Vec::new(),
+                        oldest: wall.ticks(),
+                        due,
+                    });
                 row.places.extend(place);
                 row.due = row.due.min(due);
             }
@@ -224,7 +227,15 @@ impl Anew {
     fn into_outbox(self, outbox: &mut Outbox) {
         for ((destination, series, period), row) in self.rows {
             let RowOfReferences { places, oldest, due } = row;
-            outbox.add_refs(destination, series, period, places, Some(self.revision), oldest, due);
+            outbox.add_refs(
+                destination,
+                series,
+                period,
+                places,
+                Some(self.revision),
+                oldest,
+                due,
+            );
         }
     }
 }
@@ -276,7 +287,10 @@ pub async fn normalize_unmatched(
             continue;
         }
         let mut outbox = pipeline.outbox.borrow_mut();
-        let mut anew = Some(Anew { revision, rows: BTreeMap::new() });
+        let mut anew = Some(Anew {
+            revision,
+            rows: BTreeMap::new(),
+        });
         outbox.forget_unmatched(run.first);
         matched += results.len() as u64;
         for (entry, normalized) in results.values() {

@@ -244,7 +244,10 @@ impl Gatherings {
                     None => all.refs.extend(refs.iter().map(|place| (*place, row.id))),
                     Some(revision) => {
                         for (position, number) in refs.iter() {
-                            all.revised.entry(*position).or_default().push((revision, row.id, *number));
+                            all.revised
+                                .entry(*position)
+                                .or_default()
+                                .push((revision, row.id, *number));
                         }
                     }
                 },

@@ -266,7 +266,9 @@ impl Store {
         }
         if droppable > 0 {
             // Gives pages back to the file system a few at a time; never a VACUUM, which would write the file anew.
-            let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(1000)")?;
+            let mut vacuum = self
+                .connection
+                .prepare_cached("PRAGMA incremental_vacuum(1000)")?;
             let mut pages = vacuum.query([])?;
             // A row for each page that was given back.
             while pages.next()?.is_some() {}
