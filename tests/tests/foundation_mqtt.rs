@@ -10,14 +10,40 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A broker, a FHIR server and a gateway between them.
+struct Ward {
+    folder: tempfile::TempDir,
+    broker: Mosquitto,
+    server: FhirServer,
+    gateway: Gateway,
+}
+
+impl Ward {
+    /// Starts the servers; `extra` lines are added to the gateway's source.
+    fn start(extra: &str) -> Ward {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Mosquitto::start(folder.path(), "");
+        let server = FhirServer::start(&[]);
+        let gateway = Gateway::new(folder.path())
+            .mqtt(broker.port, extra)
+            .fhir(&server.base, "resolution = \"create\"");
+        Ward {
+            folder,
+            broker,
+            server,
+            gateway,
+        }
+    }
+}
+
 #[test]
 fn mqtt_to_fhir_every_reading_is_one_observation() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(folder.path(), "");
-    let server = FhirServer::start(&[]);
-    let gateway = Gateway::new(folder.path())
-        .mqtt(broker.port, "")
-        .fhir(&server.base, "resolution = \"create\"");
+    let Ward {
+        folder: _folder,
+        broker,
+        server,
+        gateway,
+    } = Ward::start("");
     gateway.drop_pack("heart-rate");
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
@@ -32,12 +58,12 @@ fn mqtt_to_fhir_every_reading_is_one_observation() {
 
 #[test]
 fn network_down_for_a_while_then_up_loses_nothing_and_doubles_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(folder.path(), "");
-    let server = FhirServer::start(&[]);
-    let gateway = Gateway::new(folder.path())
-        .mqtt(broker.port, "")
-        .fhir(&server.base, "resolution = \"create\"");
+    let Ward {
+        folder: _folder,
+        broker,
+        server,
+        gateway,
+    } = Ward::start("");
     gateway.drop_pack("heart-rate");
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
@@ -56,12 +82,12 @@ fn network_down_for_a_while_then_up_loses_nothing_and_doubles_nothing() {
 
 #[test]
 fn kill_minus_nine_in_the_middle_then_restart() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(folder.path(), "");
-    let server = FhirServer::start(&[]);
-    let gateway = Gateway::new(folder.path())
-        .mqtt(broker.port, "")
-        .fhir(&server.base, "resolution = \"create\"");
+    let Ward {
+        folder: _folder,
+        broker,
+        server,
+        gateway,
+    } = Ward::start("");
     gateway.drop_pack("heart-rate");
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
@@ -83,12 +109,12 @@ fn kill_minus_nine_in_the_middle_then_restart() {
 
 #[test]
 fn a_mapping_dropped_in_while_running_takes_the_messages_that_waited() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(folder.path(), "");
-    let server = FhirServer::start(&[]);
-    let gateway = Gateway::new(folder.path())
-        .mqtt(broker.port, "")
-        .fhir(&server.base, "resolution = \"create\"");
+    let Ward {
+        folder: _folder,
+        broker,
+        server,
+        gateway,
+    } = Ward::start("");
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
     let early = heart_rates(1, 5, 0);
@@ -118,12 +144,12 @@ fn a_mapping_dropped_in_while_running_takes_the_messages_that_waited() {
 
 #[test]
 fn what_cannot_be_processed_is_kept_and_stops_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(folder.path(), "");
-    let server = FhirServer::start(&[]);
-    let gateway = Gateway::new(folder.path())
-        .mqtt(broker.port, "max_message_bytes = 4096")
-        .fhir(&server.base, "resolution = \"create\"");
+    let Ward {
+        folder: _folder,
+        broker,
+        server,
+        gateway,
+    } = Ward::start("max_message_bytes = 4096");
     gateway.drop_pack("heart-rate");
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);

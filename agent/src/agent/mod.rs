@@ -15,7 +15,8 @@ use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceK
 use crate::control::{self, Inquiry};
 use crate::forward::event_hub::EventHubDestination;
 use crate::forward::fhir::{FhirDestination, SentPeriods};
-use crate::forward::pass::{Context, LinkState, Messages, Readings, forward_messages, forward_readings};
+use crate::forward::follow::{Messages, forward_messages};
+use crate::forward::pass::{Context, LinkState, Readings, forward_readings};
 use crate::forward::{Delivery, DestinationHandle, Destinations, Group, MessageDelivery, Origin, RawMessage};
 use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
 use crate::intake::{self, CommitPolicy};

@@ -5,6 +5,8 @@ pub mod auth;
 mod endpoint;
 pub mod event_hub;
 pub mod fhir;
+pub mod follow;
+mod gather;
 pub mod http;
 pub mod pass;
 pub mod retry;

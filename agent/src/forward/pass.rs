@@ -1,20 +1,21 @@
-//! The forward loops: one per destination.
+//! The forward loop of a destination for readings.
 //!
-//! A loop for readings takes all rows that are due, reads the journal once over their ranges, and feeds every row that
+//! It takes all rows that are due, reads the journal once over their ranges, and feeds every row that
 //! covers a reading; groups are handed to the destination when they are complete, or when their memory is full (then they
-//! are sent so far and merged later). A loop for raw messages follows the journal with a cursor.
+//! are sent so far and merged later).
 //!
 //! A pass ends before the next begins, so the order of each Observation is kept; rows that grow meanwhile keep what came.
 
+use super::gather::Gatherings;
 use super::retry::Backoff;
-use super::{Delivery, DestinationHandle, Fate, Group, GroupReading, Link, MessageDelivery, RawMessage};
+use super::{Delivery, DestinationHandle, Fate, Group, Link};
 use crate::clock;
-use crate::message::{Position, RevisionId, SourceId};
+use crate::message::{Position, SourceId};
 use crate::pipeline::{Entry, Pipeline};
 use crate::store::StoreError;
 use crate::store::outbox::{Pending, Settled};
 use crate::telemetry::errors::ErrorRecord;
-use embassy_time::{Duration, Timer, with_timeout};
+use embassy_time::{Duration, with_timeout};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -23,21 +24,11 @@ use tokio::sync::watch;
 
 /// Readings that are handed over at a time.
 const BATCH: usize = 1000;
-/// Readings of unfinished groups that a loop holds in memory.
-const UNFINISHED: usize = 4000;
-/// Raw messages that are handed over at a time.
-const MESSAGE_BATCH: usize = 2000;
 
 /// A destination for readings.
 pub trait Readings {
     /// Delivers groups and says what became of every reading.
     fn deliver(&mut self, groups: Vec<Group>) -> impl Future<Output = Delivery>;
-}
-
-/// A destination for raw messages.
-pub trait Messages {
-    /// Delivers messages in order and says what became of each.
-    fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> impl Future<Output = MessageDelivery>;
 }
 
 /// State of a destination, for `status`.
@@ -66,12 +57,12 @@ pub struct Context {
 }
 
 impl Context {
-    fn beat(&self) {
+    pub(super) fn beat(&self) {
         self.pipeline.beat(&self.handle.name);
     }
 
     /// Waits for `pause` or stop; says whether the loop goes on.
-    async fn rest(&mut self, pause: Duration) -> bool {
+    pub(super) async fn rest(&mut self, pause: Duration) -> bool {
         let stop = self.stop.wait_for(|stop| *stop);
         // The watchdog wants a sign of life at shorter intervals than the longest back-off.
         let mut left = pause;
@@ -90,7 +81,7 @@ impl Context {
     }
 
     /// Takes the state of the link into status and log; gives the pause before the next try, if one is needed.
-    fn note_link(&self, link: &Link, backoff: &mut Backoff) -> Option<Duration> {
+    pub(super) fn note_link(&self, link: &Link, backoff: &mut Backoff) -> Option<Duration> {
         let name = &self.handle.name;
         let mut state = self.link.borrow_mut();
         let (error, pause) = match link {
@@ -181,145 +172,13 @@ pub async fn forward_readings(
 }
 
 /// Waiting for the network is progress: the watchdog gets its sign of life meanwhile.
-async fn alive<T>(pipeline: &Pipeline, name: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn alive<T>(pipeline: &Pipeline, name: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         match with_timeout(Duration::from_secs(5), &mut work).await {
             Ok(done) => return done,
             Err(_) => pipeline.beat(name),
         }
-    }
-}
-
-/// Number of the group key, and start of the period.
-type SeriesPeriod = (u32, Option<i64>);
-
-/// A reading with the message that it came in and the pack that made it.
-type Gathered = (GroupReading, Rc<Entry>, Arc<crate::packs::Pack>);
-
-/// Readings that gather for one row.
-struct Gathering {
-    series: u32,
-    /// Last position that belongs to the row as the pass found it.
-    last: Position,
-    /// Complete only at its last position: its period has one Observation.
-    whole: bool,
-    readings: Vec<Gathered>,
-    held: Vec<(Position, u32, Rc<Entry>)>,
-}
-
-struct Gatherings {
-    rows: HashMap<u64, Gathering>,
-    ranges: HashMap<SeriesPeriod, Vec<(Position, Position, u64)>>,
-    refs: HashMap<(Position, u32), u64>,
-    /// Readings to be normalized with other packs than those of their message: packs, row and match by position.
-    revised: HashMap<Position, Vec<(RevisionId, u64, u32)>>,
-    excluded: HashSet<(Position, u32)>,
-    count: usize,
-}
-
-impl Gatherings {
-    fn of(due: &[Pending], others: HashSet<(Position, u32)>) -> Gatherings {
-        let mut all = Gatherings {
-            rows: HashMap::new(),
-            ranges: HashMap::new(),
-            refs: HashMap::new(),
-            revised: HashMap::new(),
-            excluded: others,
-            count: 0,
-        };
-        for Pending { row, .. } in due {
-            all.rows.insert(
-                row.id,
-                Gathering {
-                    series: row.series,
-                    last: row.last,
-                    whole: row.period.is_some() || row.refs.is_some(),
-                    readings: Vec::new(),
-                    held: Vec::new(),
-                },
-            );
-            match &row.refs {
-                Some(refs) => match row.revision {
-                    None => all.refs.extend(refs.iter().map(|place| (*place, row.id))),
-                    Some(revision) => {
-                        for (position, number) in refs.iter() {
-                            all.revised
-                                .entry(*position)
-                                .or_default()
-                                .push((revision, row.id, *number));
-                        }
-                    }
-                },
-                None => {
-                    all.ranges
-                        .entry((row.series, row.period))
-                        .or_default()
-                        .push((row.first, row.last, row.id));
-                }
-            }
-        }
-        all
-    }
-
-    /// Positions that have to be read, as disjoint ranges in order.
-    fn positions(&self, due: &[Pending]) -> Vec<(Position, Position)> {
-        let mut ranges: Vec<(Position, Position)> = due
-            .iter()
-            .flat_map(|p| match &p.row.refs {
-                Some(refs) => refs.iter().map(|(at, _)| (*at, *at)).collect::<Vec<_>>(),
-                None => vec![(p.row.first, p.row.last)],
-            })
-            .collect();
-        ranges.sort_unstable();
-        let mut merged: Vec<(Position, Position)> = Vec::new();
-        for (first, last) in ranges {
-            match merged.last_mut() {
-                Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
-                _ => merged.push((first, last)),
-            }
-        }
-        merged
-    }
-
-    fn row_of_range(&self, series: u32, period: Option<i64>, position: Position) -> Option<u64> {
-        let ranges = self.ranges.get(&(series, period))?;
-        ranges
-            .iter()
-            .find(|(first, last, _)| (*first..=*last).contains(&position))
-            .map(|(_, _, id)| *id)
-    }
-
-    fn push(&mut self, id: u64, entry: &Rc<Entry>, found: &crate::normalize::Match) {
-        let position = entry.stored.position;
-        let Some(row) = self.rows.get_mut(&id) else { return };
-        if found.held {
-            row.held.push((position, found.number, Rc::clone(entry)));
-            return;
-        }
-        self.count += 1;
-        let reading = GroupReading {
-            position,
-            match_number: found.number,
-            received: entry.stored.message.stamp,
-            measurement: Arc::clone(&found.measurement),
-        };
-        row.readings
-            .push((reading, Rc::clone(entry), Arc::clone(&found.pack)));
-    }
-
-    /// Rows whose readings up to `position` can be handed over: complete ones; all of them when memory is full.
-    fn ready(&self, position: Position, end: bool) -> Vec<u64> {
-        let full = self.count >= UNFINISHED;
-        let mut ready: Vec<u64> = self
-            .rows
-            .iter()
-            .filter(|(_, row)| end || full || row.last <= position || !row.whole)
-            .filter(|(_, row)| end || row.last <= position || !row.readings.is_empty())
-            .map(|(id, _)| *id)
-            .collect();
-        ready.sort_unstable();
-        ready
     }
 }
 
@@ -482,98 +341,4 @@ async fn hand_over(
     outbox.remember_sent(context.handle.id, delivery.sent_periods);
     outbox.settle(context.handle.id, &covered, settled, now_us);
     delivery.link
-}
-
-/// Forwards raw messages until stop.
-///
-/// # Errors
-/// [`StoreError::Stopped`] when the store's thread is gone.
-pub async fn forward_messages(
-    mut context: Context,
-    mut destination: impl Messages,
-) -> Result<(), StoreError> {
-    let mut backoff = Backoff::default();
-    let id = context.handle.id;
-    loop {
-        context.beat();
-        let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;
-        let mut batch: Vec<Rc<Entry>> = Vec::new();
-        while batch.len() < MESSAGE_BATCH {
-            let from = batch.last().map_or(cursor + 1, |e| e.stored.position + 1);
-            match context.pipeline.read(from).await {
-                Ok(more) if more.is_empty() => break,
-                Ok(more) => batch.extend(more),
-                Err(StoreError::Stopped) => return Err(StoreError::Stopped),
-                Err(error) => {
-                    tracing::error!("destination {}: {error}; trying again", context.handle.name);
-                    break;
-                }
-            }
-        }
-        if batch.is_empty() {
-            let committed = with_timeout(Duration::from_millis(500), context.pipeline.committed.notified());
-            tokio::select! {
-                _ = committed => {}
-                _ = context.stop.wait_for(|stop| *stop) => return Ok(()),
-            }
-            continue;
-        }
-        let raw = batch
-            .iter()
-            .map(|entry| RawMessage {
-                stored: Arc::clone(&entry.stored),
-                source: context
-                    .sources
-                    .get(&entry.stored.message.source)
-                    .cloned()
-                    .unwrap_or_default(),
-            })
-            .collect();
-        let delivery = alive(
-            &context.pipeline,
-            &context.handle.name,
-            destination.deliver_messages(raw),
-        )
-        .await;
-        settle_messages(&context, &batch, &delivery);
-        if let Some(pause) = context.note_link(&delivery.link, &mut backoff)
-            && !context.rest(pause).await
-        {
-            return Ok(());
-        }
-        if *context.stop.borrow() {
-            return Ok(());
-        }
-        // Bursts become batches: a sender of single messages costs no request each.
-        Timer::after_millis(50).await;
-    }
-}
-
-fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDelivery) {
-    let id = context.handle.id;
-    let mut outbox = context.pipeline.outbox.borrow_mut();
-    for (entry, fate) in batch.iter().zip(&delivery.fates) {
-        let counters = outbox.destination_mut(id);
-        match fate {
-            Fate::Delivered | Fate::Superseded => {
-                counters.delivered += 1;
-                counters.written += 1;
-            }
-            Fate::Dead(error) => {
-                counters.dead += 1;
-                outbox.dead(crate::store::DeadLetter {
-                    destination: Some(id),
-                    match_number: None,
-                    stage: "forward",
-                    error: error.clone(),
-                    message: Arc::clone(&entry.stored),
-                });
-            }
-            // Order is kept: what comes after waits too.
-            Fate::Waiting(_) | Fate::Retry => return,
-        }
-        let counters = outbox.destination_mut(id);
-        counters.matches += 1;
-        counters.cursor = entry.stored.position;
-    }
 }

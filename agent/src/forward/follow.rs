@@ -1,0 +1,114 @@
+//! The forward loop of a destination for raw messages: it follows the journal with a cursor, whatever packs, clock or
+//! identity say.
+
+use super::pass::{Context, alive};
+use super::retry::Backoff;
+use super::{Fate, MessageDelivery, RawMessage};
+use crate::pipeline::Entry;
+use crate::store::StoreError;
+use embassy_time::{Duration, Timer, with_timeout};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Raw messages that are handed over at a time.
+const MESSAGE_BATCH: usize = 2000;
+
+/// A destination for raw messages.
+pub trait Messages {
+    /// Delivers messages in order and says what became of each.
+    fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> impl Future<Output = MessageDelivery>;
+}
+
+/// Forwards raw messages until stop.
+///
+/// # Errors
+/// [`StoreError::Stopped`] when the store's thread is gone.
+pub async fn forward_messages(
+    mut context: Context,
+    mut destination: impl Messages,
+) -> Result<(), StoreError> {
+    let mut backoff = Backoff::default();
+    let id = context.handle.id;
+    loop {
+        context.beat();
+        let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;
+        let mut batch: Vec<Rc<Entry>> = Vec::new();
+        while batch.len() < MESSAGE_BATCH {
+            let from = batch.last().map_or(cursor + 1, |e| e.stored.position + 1);
+            match context.pipeline.read(from).await {
+                Ok(more) if more.is_empty() => break,
+                Ok(more) => batch.extend(more),
+                Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+                Err(error) => {
+                    tracing::error!("destination {}: {error}; trying again", context.handle.name);
+                    break;
+                }
+            }
+        }
+        if batch.is_empty() {
+            let committed = with_timeout(Duration::from_millis(500), context.pipeline.committed.notified());
+            tokio::select! {
+                _ = committed => {}
+                _ = context.stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+            continue;
+        }
+        let raw = batch
+            .iter()
+            .map(|entry| RawMessage {
+                stored: Arc::clone(&entry.stored),
+                source: context
+                    .sources
+                    .get(&entry.stored.message.source)
+                    .cloned()
+                    .unwrap_or_default(),
+            })
+            .collect();
+        let delivery = alive(
+            &context.pipeline,
+            &context.handle.name,
+            destination.deliver_messages(raw),
+        )
+        .await;
+        settle_messages(&context, &batch, &delivery);
+        if let Some(pause) = context.note_link(&delivery.link, &mut backoff)
+            && !context.rest(pause).await
+        {
+            return Ok(());
+        }
+        if *context.stop.borrow() {
+            return Ok(());
+        }
+        // Bursts become batches: a sender of single messages costs no request each.
+        Timer::after_millis(50).await;
+    }
+}
+
+fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDelivery) {
+    let id = context.handle.id;
+    let mut outbox = context.pipeline.outbox.borrow_mut();
+    for (entry, fate) in batch.iter().zip(&delivery.fates) {
+        let counters = outbox.destination_mut(id);
+        match fate {
+            Fate::Delivered | Fate::Superseded => {
+                counters.delivered += 1;
+                counters.written += 1;
+            }
+            Fate::Dead(error) => {
+                counters.dead += 1;
+                outbox.dead(crate::store::DeadLetter {
+                    destination: Some(id),
+                    match_number: None,
+                    stage: "forward",
+                    error: error.clone(),
+                    message: Arc::clone(&entry.stored),
+                });
+            }
+            // Order is kept: what comes after waits too.
+            Fate::Waiting(_) | Fate::Retry => return,
+        }
+        let counters = outbox.destination_mut(id);
+        counters.matches += 1;
+        counters.cursor = entry.stored.position;
+    }
+}

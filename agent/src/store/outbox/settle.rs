@@ -1,0 +1,170 @@
+//! What became of the readings of a pass, taken into rows and counters.
+
+use super::{Outbox, Settled};
+use crate::forward::Fate;
+use crate::message::Position;
+use crate::store::progress::{DeadLetter, Loss, Row};
+use crate::telemetry::errors::ErrorRecord;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// First pause of a waiting row, and its longest one, in microseconds.
+pub(super) const WAIT_FIRST_US: u64 = 10_000_000;
+const WAIT_LONGEST_US: u64 = 600_000_000;
+
+/// Pause of readings that a reachable destination did not take; longer pauses are the destination's.
+pub(super) fn retry_pause_us(tries: u32) -> u64 {
+    (250_000 << tries.min(7)).min(30_000_000)
+}
+
+impl Outbox {
+    /// Takes the outcome of a pass into the rows and counters. `covered` tells for each row with a range up to which
+    /// position its readings are all in `settled`.
+    pub fn settle(
+        &mut self,
+        destination: u32,
+        covered: &HashMap<u64, Position>,
+        settled: Vec<Settled>,
+        now_us: u64,
+    ) {
+        let mut by_row: HashMap<u64, Vec<Settled>> = covered.keys().map(|row| (*row, Vec::new())).collect();
+        for one in settled {
+            by_row.entry(one.row).or_default().push(one);
+        }
+        let mut order: Vec<u64> = by_row.keys().copied().collect();
+        order.sort_unstable();
+        for id in order {
+            if let Some(outcomes) = by_row.remove(&id) {
+                self.settle_row(destination, id, covered.get(&id).copied(), outcomes, now_us);
+            }
+        }
+    }
+
+    fn settle_row(
+        &mut self,
+        destination: u32,
+        id: u64,
+        covered: Option<Position>,
+        outcomes: Vec<Settled>,
+        now_us: u64,
+    ) {
+        let all_retry = !outcomes.is_empty() && outcomes.iter().all(|o| o.fate == Fate::Retry);
+        if all_retry {
+            if let Some(pending) = self.rows.get_mut(&id) {
+                pending.tries += 1;
+                pending.due_us = now_us + retry_pause_us(pending.tries);
+            }
+            return;
+        }
+        let Some(pending) = self.rows.get(&id).cloned() else {
+            return;
+        };
+        self.pending.any = true;
+        let mut again = Vec::new();
+        let mut waiting: Vec<(ErrorRecord, Vec<(Position, u32)>)> = Vec::new();
+        let gone = outcomes.len() as u64;
+        for outcome in outcomes {
+            let place = (outcome.position, outcome.match_number);
+            match outcome.fate {
+                Fate::Delivered => self.destination_mut(destination).delivered += 1,
+                Fate::Superseded => self.destination_mut(destination).superseded += 1,
+                Fate::Retry => again.push(place),
+                Fate::Waiting(error) => {
+                    match waiting.iter_mut().find(|(known, _)| known.name == error.name) {
+                        Some((_, places)) => places.push(place),
+                        None => waiting.push((error, vec![place])),
+                    }
+                }
+                Fate::Dead(error) => {
+                    self.destination_mut(destination).dead += 1;
+                    self.pending.dead_letters.push(DeadLetter {
+                        destination: Some(destination),
+                        match_number: Some(outcome.match_number),
+                        stage: "forward",
+                        error,
+                        message: outcome.message,
+                    });
+                }
+            }
+        }
+        let tries = pending.tries + 1;
+        let row = pending.row;
+        self.shorten(id, &row, covered, gone);
+        if !again.is_empty() {
+            self.insert_refs(
+                destination,
+                row.series,
+                row.period,
+                again,
+                row.revision,
+                None,
+                row.oldest,
+                now_us + retry_pause_us(tries),
+                tries,
+            );
+        }
+        for (error, places) in waiting {
+            let pause = (WAIT_FIRST_US << tries.min(10)).min(WAIT_LONGEST_US);
+            let due = now_us + pause;
+            self.insert_refs(
+                destination,
+                row.series,
+                row.period,
+                places,
+                row.revision,
+                Some(error),
+                row.oldest,
+                due,
+                tries,
+            );
+        }
+    }
+
+    /// Takes `gone` readings up to `covered` out of a row; what the journal no longer holds is lost, and said.
+    fn shorten(&mut self, id: u64, before: &Row, covered: Option<Position>, gone: u64) {
+        let mut missing = 0;
+        let covered = covered.unwrap_or(Position::MAX);
+        let Some(pending) = self.rows.get_mut(&id) else {
+            return;
+        };
+        let ended = match &before.refs {
+            None => {
+                pending.row.count = pending.row.count.saturating_sub(gone);
+                pending.row.first = pending.row.first.max(covered.saturating_add(1));
+                let ended = pending.row.last <= covered;
+                if ended {
+                    missing = pending.row.count;
+                }
+                ended
+            }
+            Some(refs) => {
+                let left: Vec<(Position, u32)> =
+                    refs.iter().filter(|(at, _)| *at > covered).copied().collect();
+                missing = (refs.len() - left.len()) as u64 - gone.min((refs.len() - left.len()) as u64);
+                pending.row.count = left.len() as u64;
+                pending.row.first = left.first().map_or(pending.row.last, |(at, _)| *at);
+                let ended = left.is_empty();
+                pending.row.refs = Some(Arc::new(left));
+                ended
+            }
+        };
+        if ended {
+            self.rows.remove(&id);
+            self.open.retain(|_, open| *open != id);
+            self.pending.rows.remove(&id);
+            self.pending.gone.insert(id);
+        } else {
+            self.pending.rows.insert(id);
+        }
+        if missing > 0 {
+            self.destination_mut(before.destination).lost += missing;
+            self.pending.losses.push(Loss {
+                destination: Some(before.destination),
+                source: None,
+                range: Some((before.first, before.last)),
+                count: missing,
+                reason: "not in the journal any more".to_owned(),
+            });
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What the store does not have yet, and how it gets there: taken for a commit, and given back when that fails.
+
+use super::Outbox;
+use crate::forward::SentPeriod;
+use crate::message::Position;
+use crate::store::progress::{Changes, DeadLetter, Loss};
+use crate::store::read::DeadLetterSummary;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the store does not have yet.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    pub(super) any: bool,
+    pub(super) rows: BTreeSet<u64>,
+    pub(super) gone: BTreeSet<u64>,
+    pub(super) series: Vec<u32>,
+    pub(super) sent_periods: BTreeMap<(u32, String), SentPeriod>,
+    pub(super) dead_letters: Vec<DeadLetter>,
+    pub(super) losses: Vec<Loss>,
+    pub(super) runs: BTreeSet<Position>,
+    pub(super) runs_gone: BTreeSet<Position>,
+}
+
+impl Unwritten {
+    fn merge(&mut self, older: Unwritten) {
+        self.any |= older.any;
+        self.rows.extend(older.rows);
+        self.gone.extend(older.gone);
+        self.series.extend(older.series);
+        for (key, sent) in older.sent_periods {
+            self.sent_periods.entry(key).or_insert(sent);
+        }
+        self.dead_letters.splice(0..0, older.dead_letters);
+        self.losses.splice(0..0, older.losses);
+        self.runs.extend(older.runs);
+        self.runs_gone.extend(older.runs_gone);
+    }
+}
+
+impl Outbox {
+    /// A failed match or message: counted as dead for every destination that takes readings.
+    pub fn dead(&mut self, letter: DeadLetter) {
+        self.pending.any = true;
+        self.pending.dead_letters.push(letter);
+    }
+
+    /// Adds the dead letters that the store does not have yet to its summary of them.
+    pub fn add_unwritten(&self, summaries: &mut Vec<DeadLetterSummary>) {
+        let in_flight = self.in_flight.iter().flat_map(|taken| &taken.dead_letters);
+        for letter in in_flight.chain(&self.pending.dead_letters) {
+            let (cause, position) = (letter.cause(), letter.message.position);
+            match summaries.iter_mut().find(|known| known.cause == cause) {
+                Some(known) => {
+                    known.count += 1;
+                    known.first = known.first.min(position);
+                    known.last = known.last.max(position);
+                }
+                None => summaries.push(DeadLetterSummary {
+                    cause,
+                    count: 1,
+                    error: letter.error.clone(),
+                    first: position,
+                    last: position,
+                }),
+            }
+        }
+    }
+
+    /// A ledger line.
+    pub fn lose(&mut self, loss: Loss) {
+        self.pending.any = true;
+        self.pending.losses.push(loss);
+    }
+
+    /// What was remembered of Observations that were sent, to be stored.
+    pub fn remember_sent(&mut self, destination: u32, sent: Vec<SentPeriod>) {
+        for period in sent {
+            self.pending.any = true;
+            self.pending
+                .sent_periods
+                .insert((destination, period.observation.clone()), period);
+        }
+    }
+
+    /// A sent period that the store does not have yet.
+    pub fn unwritten_sent_period(&self, destination: u32, observation: &str) -> Option<Vec<u8>> {
+        let key = (destination, observation.to_owned());
+        let found = self.pending.sent_periods.get(&key);
+        found
+            .or_else(|| self.in_flight.as_ref().and_then(|f| f.sent_periods.get(&key)))
+            .map(|sent| sent.memory.clone())
+    }
+
+    /// Whether there is anything to write.
+    pub fn has_changes(&self) -> bool {
+        self.pending.any
+    }
+
+    /// Everything that changed, for one commit; followed by [`Outbox::written`] or [`Outbox::not_written`].
+    pub fn take_changes(&mut self) -> Changes {
+        let taken = std::mem::take(&mut self.pending);
+        let changes = Changes {
+            progress: self.progress.clone(),
+            series: taken
+                .series
+                .iter()
+                .filter_map(|id| self.keys.get(id).map(|key| (*id, Arc::clone(key))))
+                .collect(),
+            rows: taken
+                .rows
+                .iter()
+                .filter_map(|id| self.rows.get(id))
+                .map(|p| p.row.clone())
+                .collect(),
+            rows_gone: taken.gone.iter().copied().collect(),
+            sent_periods: taken
+                .sent_periods
+                .iter()
+                .map(|((d, _), sent)| (*d, sent.clone()))
+                .collect(),
+            dead_letters: taken.dead_letters.clone(),
+            losses: taken.losses.clone(),
+            unmatched: taken
+                .runs
+                .iter()
+                .filter_map(|first| self.unmatched.get(first))
+                .cloned()
+                .collect(),
+            unmatched_gone: taken.runs_gone.iter().copied().collect(),
+        };
+        self.in_flight = Some(taken);
+        changes
+    }
+
+    /// The taken changes are on the disk.
+    pub fn written(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// The taken changes are not on the disk: the next commit writes them.
+    pub fn not_written(&mut self) {
+        if let Some(taken) = self.in_flight.take() {
+            self.pending.merge(taken);
+        }
+    }
+}
