@@ -192,3 +192,42 @@ fn what_cannot_be_processed_is_kept_and_stops_nothing() {
     assert_eq!(accounts["unmatched"], 1, "{accounts}");
     assert_eq!(accounts["dead"], 1, "{accounts}");
 }
+
+#[test]
+fn a_reading_of_an_unknown_device_waits_visibly_and_goes_when_the_device_is_registered() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(folder.path(), "");
+    let server = FhirServer::start(&[]);
+    let gateway = Gateway::new(folder.path())
+        .mqtt(broker.port, "")
+        .fhir(&server.base, "resolution = \"lookup\"");
+    gateway.drop_pack("heart-rate");
+    server.put_device("band-0", "patient-known");
+    let mut agent = gateway.start();
+    gateway.wait_connected(LIMIT);
+    let readings = heart_rates(2, 5, 0);
+    publish_readings(broker.port, &readings);
+    let known: Vec<_> = readings
+        .iter()
+        .filter(|r| r.device == "band-0")
+        .cloned()
+        .collect();
+    wait_for(&server, &known, LIMIT, || gateway.log());
+    let status = gateway.status().expect("the agent answers");
+    assert_eq!(status["summary"]["waiting"], 5, "{status}");
+    assert!(
+        status["problems"].to_string().contains("readings wait"),
+        "{status}"
+    );
+    // A restart forgets none of them.
+    agent.kill();
+    server.put_device("band-1", "patient-late");
+    agent = gateway.start();
+    wait_for(&server, &readings, LIMIT, || gateway.log());
+    let accounts = gateway.stop(&mut agent);
+    assert_eq!(
+        (&accounts["delivered"], &accounts["waiting"]),
+        (&10.into(), &0.into()),
+        "{accounts}"
+    );
+}

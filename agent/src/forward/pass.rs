@@ -194,6 +194,10 @@ async fn pass(
         .outbox
         .borrow()
         .named_readings(context.handle.id, &due_ids);
+    pipeline
+        .outbox
+        .borrow_mut()
+        .begin_pass(context.handle.id, due_ids);
     let mut gatherings = Gatherings::of(due, others);
     let mut link = Link::Up;
     for (first, last) in gatherings.positions(due) {

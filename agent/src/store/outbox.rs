@@ -53,6 +53,9 @@ pub struct Settled {
     pub message: Arc<StoredMessage>,
 }
 
+/// Readings that a waiting row names at most; its bytes are written whenever one joins.
+const FULL_ROW: usize = 500;
+
 type OpenKey = (u32, u32, Option<i64>);
 
 /// The outbox of all destinations.
@@ -67,6 +70,7 @@ pub struct Outbox {
     next_series: u32,
     unmatched: BTreeMap<Position, UnmatchedRun>,
     open_runs: HashMap<SourceId, Position>,
+    in_pass: HashMap<u32, HashSet<u64>>,
     pending: Unwritten,
     /// Numbers whose changes are on their way to the disk, to be written again if that fails.
     in_flight: Option<Unwritten>,
@@ -321,6 +325,12 @@ impl Outbox {
         tries: u32,
     ) {
         refs.sort_unstable();
+        if let Some(error) = &waiting
+            && let Some(id) = self.row_that_waits_alike(destination, series, period, revision, error)
+        {
+            self.join_row(id, &refs, oldest);
+            return;
+        }
         let (Some(first), Some(last)) = (refs.first(), refs.last()) else {
             return;
         };
@@ -342,6 +352,48 @@ impl Outbox {
         self.pending.any = true;
         self.pending.rows.insert(id);
         self.rows.insert(id, Pending { row, due_us, tries });
+    }
+
+    /// A row with this key that waits for the same, has room, and is not in the hands of a pass: a device that is not
+    /// registered must not make a row of each of its readings.
+    fn row_that_waits_alike(
+        &self,
+        destination: u32,
+        series: u32,
+        period: Option<i64>,
+        revision: Option<RevisionId>,
+        error: &ErrorRecord,
+    ) -> Option<u64> {
+        let in_pass = self.in_pass.get(&destination);
+        let alike = self.rows.values().rev().find(|pending| {
+            let row = &pending.row;
+            (row.destination, row.series, row.period, row.revision) == (destination, series, period, revision)
+                && row.waiting.as_ref().is_some_and(|waits| waits.name == error.name)
+                && row.refs.as_ref().is_some_and(|refs| refs.len() < FULL_ROW)
+                && !in_pass.is_some_and(|ids| ids.contains(&row.id))
+        });
+        alike.map(|pending| pending.row.id)
+    }
+
+    fn join_row(&mut self, id: u64, places: &[(Position, u32)], oldest: i64) {
+        let Some(Pending { row, .. }) = self.rows.get_mut(&id) else {
+            return;
+        };
+        let mut refs: Vec<(Position, u32)> = row.refs.iter().flat_map(|refs| refs.iter()).copied().collect();
+        refs.extend_from_slice(places);
+        refs.sort_unstable();
+        row.first = refs.first().map_or(row.first, |(at, _)| *at);
+        row.last = refs.last().map_or(row.last, |(at, _)| *at);
+        row.count = refs.len() as u64;
+        row.oldest = row.oldest.min(oldest);
+        row.refs = Some(Arc::new(refs));
+        self.pending.any = true;
+        self.pending.rows.insert(id);
+    }
+
+    /// The rows that a pass of this destination has in its hands: nothing joins them until the next pass.
+    pub fn begin_pass(&mut self, destination: u32, rows: HashSet<u64>) {
+        self.in_pass.insert(destination, rows);
     }
 
     /// Rows of a destination that are due, oldest position first.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// First pause of a waiting row, and its longest one, in microseconds.
-pub(super) const WAIT_FIRST_US: u64 = 10_000_000;
+pub(super) const WAIT_FIRST_US: u64 = 2_500_000;
 const WAIT_LONGEST_US: u64 = 600_000_000;
 
 /// Pause of readings that a reachable destination did not take; longer pauses are the destination's.

@@ -170,3 +170,66 @@ fn runs_of_unmatched_messages_end_where_one_matches() {
     assert_eq!(runs, [(1, 3, 3), (9, 9, 1)]);
     assert_eq!(outbox.needed_from(&[]), 1);
 }
+
+#[test]
+fn readings_of_a_device_that_is_not_registered_wait_in_few_rows() {
+    let mut outbox = Outbox::default();
+    for position in 1..=1200 {
+        outbox.add(1, 0, None, position, 0, 0);
+        let due = outbox.due(1, 0);
+        let row = due.iter().find(|p| p.row.waiting.is_none()).unwrap().row.id;
+        outbox.begin_pass(1, due.iter().map(|p| p.row.id).collect());
+        let waits = Fate::Waiting(ErrorRecord::new("DeviceNotFoundException", "register it"));
+        outbox.settle(
+            1,
+            &HashMap::from([(row, position)]),
+            vec![settled(row, position, waits)],
+            0,
+        );
+        balance(&outbox, 1);
+    }
+    assert_eq!(outbox.backlog(1), (0, 1200));
+    let rows = outbox.due(1, u64::MAX);
+    assert_eq!(rows.len(), 3);
+    // The device is registered: all of them leave, each once.
+    let ids: Vec<u64> = rows.iter().map(|p| p.row.id).collect();
+    outbox.begin_pass(1, ids.iter().copied().collect());
+    let delivered: Vec<Settled> = rows
+        .iter()
+        .flat_map(|p| {
+            p.row
+                .refs
+                .iter()
+                .flat_map(|refs| refs.iter())
+                .map(|(at, _)| (p.row.id, *at))
+        })
+        .map(|(id, at)| settled(id, at, Fate::Delivered))
+        .collect();
+    assert_eq!(delivered.len(), 1200);
+    outbox.settle(
+        1,
+        &ids.iter().map(|id| (*id, Position::MAX)).collect(),
+        delivered,
+        0,
+    );
+    balance(&outbox, 1);
+    assert_eq!(outbox.backlog(1), (0, 0));
+}
+
+#[test]
+fn nothing_joins_a_row_that_a_pass_has_in_its_hands() {
+    let mut outbox = Outbox::default();
+    let error = || ErrorRecord::new("DeviceNotFoundException", "register it");
+    outbox.add_waiting(1, 0, vec![(1, 0)], None, error(), 0, 0);
+    let id = outbox.due(1, u64::MAX)[0].row.id;
+    outbox.begin_pass(1, HashSet::from([id]));
+    outbox.add_waiting(1, 0, vec![(2, 0)], None, error(), 0, 0);
+    outbox.settle(
+        1,
+        &HashMap::from([(id, 1)]),
+        vec![settled(id, 1, Fate::Delivered)],
+        0,
+    );
+    balance(&outbox, 1);
+    assert_eq!(outbox.backlog(1), (0, 1));
+}
