@@ -1,6 +1,6 @@
 //! A wearable's side of MQTT: publishes at QoS 1 and returns when the broker has acknowledged everything.
 
-use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
+use rumqttc::{Client, Event, Incoming, MqttOptions, NetworkOptions, QoS};
 use std::time::Duration;
 
 /// One reading that the destination must hold in the end.
@@ -47,10 +47,14 @@ pub fn payload(sent: &Sent) -> String {
 /// Publishes payloads on `topic/<n>` and waits for every acknowledgement of the broker.
 pub fn publish(port: u16, messages: &[(String, String)]) {
     let mut options = MqttOptions::new(format!("publisher-{port}-{}", messages.len()), "127.0.0.1", port);
-    options.set_inflight(50);
+    options.set_inflight(200);
     options.set_max_packet_size(1 << 20, 1 << 20);
     options.set_keep_alive(Duration::from_secs(30));
     let (client, mut connection) = Client::new(options, 64);
+    // Small packets wait for each other's acknowledgements otherwise, and the publisher would be what is measured.
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    connection.eventloop.set_network_options(network);
     let total = messages.len();
     let to_send = messages.to_vec();
     let sender = std::thread::spawn(move || {
