@@ -22,7 +22,7 @@ impl Mosquitto {
         let port = free_port();
         let configuration = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
-             autosave_interval 1\nautosave_on_changes true\nmax_queued_messages 100000\nset_tcp_nodelay true\nuser root\n{extra}\n",
+             autosave_interval 10\nmax_queued_messages 100000\nset_tcp_nodelay true\nuser root\n{extra}\n",
             folder.display()
         );
         std::fs::write(folder.join("mosquitto.conf"), configuration).expect("configuration of the broker");
