@@ -14,6 +14,7 @@ use crate::clock;
 use crate::ingest::SourceHandle;
 use crate::message::{AckToken, Message, RevisionId, SourceId, StoredMessage};
 use crate::pipeline::{Entry, Pipeline};
+use crate::sabotage::{self, Sabotage};
 use crate::store::{Changes, StoreError};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
 use std::collections::HashMap;
@@ -210,6 +211,10 @@ async fn commit(
     };
     let mut pause = DISK_PAUSE;
     let mut named = named;
+    let too_early = sabotage::is_on(Sabotage::AckBeforeCommit);
+    if too_early {
+        acknowledge(senders, &named, waited);
+    }
     let first = loop {
         let changes = changes(pipeline, with_progress);
         let revisions = pipeline.packs.borrow().unsaved();
@@ -237,7 +242,9 @@ async fn commit(
             }
         }
     };
-    acknowledge(senders, &named, waited);
+    if !too_early {
+        acknowledge(senders, &named, waited);
+    }
     let entries = named
         .into_iter()
         .zip(first..)

@@ -20,6 +20,7 @@ pub mod packs;
 pub mod pipeline;
 pub mod process;
 pub mod random;
+pub mod sabotage;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;

@@ -34,6 +34,8 @@ impl Run {
     /// When the configuration is wrong, the store cannot be opened, or a loop fails.
     pub fn run(&self) -> anyhow::Result<()> {
         super::log::start();
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::from_environment()?;
         service(config::load(&self.config)?)
     }
 }

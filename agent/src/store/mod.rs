@@ -45,6 +45,7 @@ pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row
 pub use read::{DeadLetterSummary, StoredBatch};
 
 use crate::message::{Message, Position, RevisionId};
+use crate::sabotage::{self, Sabotage};
 use crate::worker::Worker;
 use codec::Codec;
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -141,6 +142,9 @@ impl Store {
             .encode(batch.iter().map(|(message, revision)| (message, *revision)))?;
         let opened = self.segment_for(first, now_us);
         let segment = opened.unwrap_or(self.current_segment(first, now_us));
+        if let Some(changes) = changes.filter(|_| sabotage::is_on(Sabotage::CursorBeforeRows)) {
+            changes.write_progress(&self.connection)?;
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -181,6 +185,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then nothing of it is stored.
     pub fn commit_progress(&mut self, changes: &Changes, wall: i64) -> Result<(), StoreError> {
+        if sabotage::is_on(Sabotage::CursorBeforeRows) {
+            changes.write_progress(&self.connection)?;
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -5,6 +5,7 @@ use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs};
 use super::{Segment, Statistics, Store, StoreError, schema};
 use crate::forward::GroupKey;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
+use crate::sabotage::{self, Sabotage};
 use crate::{clock, random};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -263,6 +264,9 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
          PRAGMA cell_size_check = ON;
          BEGIN IMMEDIATE; COMMIT;",
     )?;
+    if sabotage::is_on(Sabotage::SynchronousNormal) {
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+    }
     let check: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if check != 0 && check != schema::APPLICATION_ID {
         return Err(rusqlite::Error::SqliteFailure(

@@ -5,7 +5,7 @@ use super::codec::{Reader, put_bytes, put_difference, put_number};
 use crate::forward::{GroupKey, SentPeriod};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -239,12 +239,7 @@ impl Changes {
         codec: &mut super::codec::Codec,
         wall: i64,
     ) -> rusqlite::Result<()> {
-        let state = serde_json::to_string(&self.progress).map_err(sql_error)?;
-        transaction
-            .prepare_cached(
-                "INSERT INTO progress (id, state) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET state = ?1",
-            )?
-            .execute([state])?;
+        self.write_progress(transaction)?;
         for (id, key) in &self.series {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO series (id, key) VALUES (?1, ?2)")?
@@ -296,6 +291,17 @@ impl Changes {
                     wall
                 ])?;
         }
+        Ok(())
+    }
+
+    /// Writes cursors and counters.
+    pub(super) fn write_progress(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let state = serde_json::to_string(&self.progress).map_err(sql_error)?;
+        connection
+            .prepare_cached(
+                "INSERT INTO progress (id, state) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET state = ?1",
+            )?
+            .execute([state])?;
         Ok(())
     }
 

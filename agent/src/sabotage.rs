@@ -1,0 +1,76 @@
+//! Faults on purpose, so that a proof can show that it would find them: what a proof of the store does not notice with one
+//! of these turned on, it would not notice in an honest program either.
+//!
+//! They exist with the cargo feature `sabotage` only. The tests turn it on; the program of a gateway is built without it
+//! (`cross/build` looks), and then [`is_on`] is `false` at compile time and the faults are not in the program.
+
+/// A promise that is broken on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Sabotage {
+    /// A commit is not synced to the medium (`synchronous=NORMAL`).
+    SynchronousNormal,
+    /// A message is acknowledged before the commit that holds it.
+    AckBeforeCommit,
+    /// The cursor is committed on its own, before the rows that it stands for.
+    CursorBeforeRows,
+}
+
+/// All of them with their names, as `--sabotage` and `BEDSIDE_SABOTAGE` take them.
+pub const ALL: &[(&str, Sabotage)] = &[
+    ("synchronous-normal", Sabotage::SynchronousNormal),
+    ("ack-before-commit", Sabotage::AckBeforeCommit),
+    ("cursor-before-rows", Sabotage::CursorBeforeRows),
+];
+
+/// Whether this fault is turned on.
+#[cfg(not(feature = "sabotage"))]
+pub const fn is_on(_fault: Sabotage) -> bool {
+    false
+}
+
+#[cfg(feature = "sabotage")]
+pub use turned_on::{from_environment, is_on, turn_on};
+
+#[cfg(feature = "sabotage")]
+mod turned_on {
+    use super::{ALL, Sabotage};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A bit for each fault.
+    static ON: AtomicU64 = AtomicU64::new(0);
+
+    /// There is no fault of this name.
+    #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+    #[error("there is no sabotage called {0:?}")]
+    pub struct Unknown(String);
+
+    /// Whether this fault is turned on.
+    pub fn is_on(fault: Sabotage) -> bool {
+        ON.load(Ordering::Relaxed) & (1 << fault as u8) != 0
+    }
+
+    /// Turns the fault called `name` on, for the rest of the process.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn turn_on(name: &str) -> Result<(), Unknown> {
+        let found = ALL.iter().find(|(known, _)| *known == name);
+        let (_, fault) = found.ok_or_else(|| Unknown(name.to_owned()))?;
+        ON.fetch_or(1 << *fault as u8, Ordering::Relaxed);
+        tracing::error!("sabotage on purpose: {name}");
+        Ok(())
+    }
+
+    /// Turns on what `BEDSIDE_SABOTAGE` names, separated by commas.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn from_environment() -> Result<(), Unknown> {
+        let names = std::env::var("BEDSIDE_SABOTAGE").unwrap_or_default();
+        names
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .try_for_each(turn_on)
+    }
+}
