@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What the endpoint stands for.
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ struct State {
     next: VecDeque<Fault>,
     connections: usize,
     in_flight: HashMap<String, usize>,
+    taken_between: Option<(Instant, Instant)>,
+    taken_bytes: usize,
     most_in_flight: usize,
 }
 
@@ -191,6 +193,21 @@ impl EventHubEndpoint {
     /// Everything that was taken, in order.
     pub fn events(&self) -> Vec<TakenEvent> {
         self.state().events.clone()
+    }
+
+    /// How many were taken.
+    pub fn taken(&self) -> usize {
+        self.state().events.len()
+    }
+
+    /// When the first and the last publication were taken.
+    pub fn taken_between(&self) -> Option<(Instant, Instant)> {
+        self.state().taken_between
+    }
+
+    /// Bytes of the publications that were taken, with their heads.
+    pub fn taken_bytes(&self) -> usize {
+        self.state().taken_bytes
     }
 
     /// Requests that were read whole.
@@ -387,6 +404,10 @@ fn answer(request: &Request, shared: &Shared) -> Option<Vec<u8>> {
             let mut state = lock();
             let publication = state.publications;
             state.publications += 1;
+            let now = Instant::now();
+            let first = state.taken_between.map_or(now, |(first, _)| first);
+            state.taken_between = Some((first, now));
+            state.taken_bytes += request.size;
             state
                 .events
                 .extend(events.into_iter().map(|(body, properties)| TakenEvent {

@@ -12,3 +12,4 @@ pub mod event_hub_endpoint;
 pub mod fhir_server;
 pub mod measure;
 pub mod real;
+pub mod slow_line;

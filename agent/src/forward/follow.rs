@@ -46,7 +46,7 @@ pub async fn forward_messages(
             }
         }
         if batch.is_empty() {
-            let committed = with_timeout(Duration::from_millis(500), context.pipeline.committed.notified());
+            let committed = with_timeout(Duration::from_secs(5), context.pipeline.committed.notified());
             tokio::select! {
                 _ = committed => {}
                 _ = context.stop.wait_for(|stop| *stop) => return Ok(()),
@@ -79,8 +79,10 @@ pub async fn forward_messages(
         if *context.stop.borrow() {
             return Ok(());
         }
-        // Bursts become batches: a sender of single messages costs no request each.
-        Timer::after_millis(50).await;
+        // Bursts become batches: a sender of single messages costs no request each. A backlog waits for nothing.
+        if batch.len() < MESSAGE_BATCH {
+            Timer::after_millis(50).await;
+        }
     }
 }
 
