@@ -33,13 +33,18 @@ fn without_remarks<T>(pack: &Path, (mapping, findings): (Option<T>, Vec<Finding>
     mapping.unwrap()
 }
 
-fn observations(device: &DeviceMapping, fhir: &FhirMapping, message: &Value) -> Vec<Value> {
+fn observations(device: &DeviceMapping, fhir: &FhirMapping, sample: &Value) -> Vec<Value> {
+    let message = &sample["message"];
     let body = message.to_string();
+    let topic = sample["topic"]
+        .as_str()
+        .unwrap_or("wearables/some-device/telemetry");
+    let device_id = sample["deviceId"].as_str().unwrap_or("some-device");
     let envelope = Envelope {
         body: body.as_bytes(),
-        properties: &[("topic", PropertyValue::Text("wearables/some-device/telemetry"))],
+        properties: &[("topic", PropertyValue::Text(topic))],
         system_properties: &[
-            ("iothub-connection-device-id", PropertyValue::Text("some-device")),
+            ("iothub-connection-device-id", PropertyValue::Text(device_id)),
             // 2026-03-01T07:15:30Z, when the message came.
             (
                 "iothub-enqueuedtime",
@@ -102,7 +107,7 @@ fn each_sample_gives_the_observations_written_beside_it() {
         for sample in std::fs::read_dir(pack.join("samples")).unwrap() {
             let file = sample.unwrap().path();
             let sample: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-            let actual = Value::Array(observations(&device, &fhir, &sample["message"]));
+            let actual = Value::Array(observations(&device, &fhir, &sample));
             let different = difference(&sample["observations"], &actual, Extent::Subset);
             assert_eq!(different, None, "{}", file.display());
             samples += 1;

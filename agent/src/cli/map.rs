@@ -81,6 +81,9 @@ fn time(text: &str) -> Result<Timestamp, String> {
 struct Sample<'t> {
     #[serde(borrow)]
     message: &'t RawValue,
+    topic: Option<String>,
+    #[serde(rename = "deviceId")]
+    device_id: Option<String>,
     #[serde(rename = "observations")]
     _observations: serde::de::IgnoredAny,
 }
@@ -154,13 +157,11 @@ impl Map {
             return Ok(use_it(&parsed));
         }
         let sample: Option<Sample<'_>> = serde_json::from_slice(message).ok();
+        let sample = sample.as_ref();
         let body = sample.map_or(message, |sample| sample.message.get().as_bytes());
         let mut properties: Vec<(&str, PropertyValue<'_>)> = Vec::new();
-        properties.extend(
-            self.topic
-                .as_deref()
-                .map(|topic| ("topic", PropertyValue::Text(topic))),
-        );
+        let topic = (self.topic.as_deref()).or_else(|| sample?.topic.as_deref());
+        properties.extend(topic.map(|topic| ("topic", PropertyValue::Text(topic))));
         properties.extend(
             self.properties
                 .iter()
@@ -168,7 +169,7 @@ impl Map {
         );
         let received = self.received.unwrap_or_else(clock::wall);
         let mut system: Vec<(&str, PropertyValue<'_>)> = Vec::new();
-        let device = self.device_id.as_deref();
+        let device = (self.device_id.as_deref()).or_else(|| sample?.device_id.as_deref());
         system.extend(device.map(|id| ("iothub-connection-device-id", PropertyValue::Text(id))));
         system.push(("iothub-enqueuedtime", PropertyValue::Time(received)));
         let envelope = Envelope {
