@@ -14,6 +14,8 @@ pub enum Sabotage {
     AckBeforeCommit,
     /// The cursor is committed on its own, before the rows that it stands for.
     CursorBeforeRows,
+    /// Pauses before another try are the same on every gateway.
+    NoJitter,
 }
 
 /// All of them with their names, as `--sabotage` and `BEDSIDE_SABOTAGE` take them.
@@ -21,6 +23,7 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("synchronous-normal", Sabotage::SynchronousNormal),
     ("ack-before-commit", Sabotage::AckBeforeCommit),
     ("cursor-before-rows", Sabotage::CursorBeforeRows),
+    ("no-jitter", Sabotage::NoJitter),
 ];
 
 /// Whether this fault is turned on.

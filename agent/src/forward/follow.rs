@@ -29,6 +29,10 @@ pub async fn forward_messages(
 ) -> Result<(), StoreError> {
     let mut backoff = Backoff::default();
     let id = context.handle.id;
+    let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;
+    if cursor + 1 < context.pipeline.head.get() && !context.rest(Backoff::before_backlog()).await {
+        return Ok(());
+    }
     loop {
         context.beat();
         let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;

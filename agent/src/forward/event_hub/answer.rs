@@ -9,6 +9,9 @@ use crate::forward::http::{HttpError, HttpErrorKind, HttpResponse};
 use crate::telemetry::errors::ErrorRecord;
 use embassy_time::Duration;
 
+/// A busy hub that does not say how long is left alone for this long at least.
+const BUSY: Duration = Duration::from_secs(4);
+
 /// What became of a publication.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
@@ -115,7 +118,11 @@ pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict
         }
         429 | 503 => {
             let text = format!("the event hub is busy ({status}{said}): more throughput units may be needed");
-            down("EventHubProducerClientException", text, retry_after)
+            down(
+                "EventHubProducerClientException",
+                text,
+                Some(retry_after.unwrap_or(BUSY)),
+            )
         }
         _ => {
             let text =

@@ -1,0 +1,217 @@
+//! What is checked of a request: nothing here is shared with the agent.
+
+use super::Settings;
+use base64::Engine as _;
+use hmac::Mac as _;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+/// A request as it was read.
+pub struct Request {
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Vec<u8>,
+    /// Bytes of head and body.
+    pub size: usize,
+}
+
+impl Request {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(header, _)| header == name);
+        let value = found.next().map(|(_, value)| value.as_str());
+        // A header twice is a header that nobody can rely on.
+        if found.next().is_some() { None } else { value }
+    }
+}
+
+/// Why a request is refused: status and text.
+pub type Refusal = (u16, String);
+
+/// Partition key and events.
+pub type Publication = (Option<String>, Vec<Event>);
+
+/// Body and user properties.
+pub type Event = (Vec<u8>, Map<String, Value>);
+
+/// Judges a request at `now` (Unix seconds).
+///
+/// # Errors
+/// Status and reason of the refusal.
+pub fn check(request: &Request, settings: &Settings, now: u64) -> Result<Publication, Refusal> {
+    let refuse = |status: u16, text: &str| Err((status, text.to_owned()));
+    if request.method != "POST" {
+        return refuse(405, "the method is not POST");
+    }
+    let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+    let below = path.strip_prefix(&format!("/{}/", settings.hub));
+    let publisher = match below {
+        Some("messages") => None,
+        Some(below) => below
+            .strip_prefix("publishers/")
+            .and_then(|below| below.strip_suffix("/messages"))
+            .filter(|name| !name.is_empty() && !name.contains('/')),
+        None => None,
+    };
+    if below != Some("messages") && publisher.is_none() {
+        return refuse(404, "the path is not that of the hub");
+    }
+    let mut version = None;
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("api-version", value)) => version = Some(value),
+            Some(("timeout", value)) if value.parse::<u32>().is_ok() => {}
+            _ => return refuse(400, "a parameter that is not known"),
+        }
+    }
+    if version != Some("2014-01") {
+        return refuse(400, "api-version is not 2014-01");
+    }
+    if request.header("host") != Some(settings.namespace.as_str()) {
+        return refuse(400, "Host is not the namespace");
+    }
+    if request.header("content-type") != Some("application/vnd.microsoft.servicebus.json") {
+        return refuse(400, "Content-Type is not that of a batch, without parameters");
+    }
+    if request.header("transfer-encoding").is_some() || request.header("content-encoding").is_some() {
+        return refuse(400, "the body is encoded");
+    }
+    check_token(
+        request.header("authorization").unwrap_or_default(),
+        settings,
+        publisher,
+        now,
+    )
+    .map_err(|text| (401, text))?;
+    let key = match request.header("brokerproperties") {
+        // The publisher is the partition key; another one contradicts it.
+        None => publisher.map(str::to_owned),
+        Some(_) if publisher.is_some() => return refuse(400, "a publisher sends no partition key"),
+        Some(text) => match serde_json::from_str::<Value>(text).ok().and_then(|value| {
+            value
+                .get("PartitionKey")
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        }) {
+            Some(key) if !key.is_empty() && key.len() <= 128 => Some(key),
+            _ => {
+                return refuse(
+                    400,
+                    "BrokerProperties has no partition key of at most 128 characters",
+                );
+            }
+        },
+    };
+    Ok((key, events(&request.body).map_err(|text| (400, text.to_owned()))?))
+}
+
+fn events(body: &[u8]) -> Result<Vec<Event>, &'static str> {
+    let Ok(Value::Array(elements)) = serde_json::from_slice(body) else {
+        return Err("the body is not a JSON array");
+    };
+    if elements.is_empty() {
+        return Err("the batch is empty");
+    }
+    elements
+        .into_iter()
+        .map(|element| {
+            let Value::Object(mut members) = element else {
+                return Err("an element is not an object");
+            };
+            let Some(Value::String(body)) = members.remove("Body") else {
+                return Err("Body of an element is not a string");
+            };
+            let body = match members.remove("IsBodyBase64") {
+                None | Some(Value::Bool(false)) => body.into_bytes(),
+                Some(Value::Bool(true)) => base64::prelude::BASE64_STANDARD
+                    .decode(body)
+                    .map_err(|_| "Body is not base64 although IsBodyBase64 says so")?,
+                Some(_) => return Err("IsBodyBase64 is not a boolean"),
+            };
+            let properties = match members.remove("UserProperties") {
+                None => Map::new(),
+                Some(Value::Object(properties)) => properties,
+                Some(_) => return Err("UserProperties is not an object"),
+            };
+            if properties
+                .values()
+                .any(|value| value.is_object() || value.is_array() || value.is_null())
+            {
+                return Err("a user property is neither text, number nor boolean");
+            }
+            match members.is_empty() {
+                true => Ok((body, properties)),
+                false => Err("an element has a member that is not known"),
+            }
+        })
+        .collect()
+}
+
+/// Checks `SharedAccessSignature sr=..&sig=..&se=..&skn=..`.
+fn check_token(header: &str, settings: &Settings, publisher: Option<&str>, now: u64) -> Result<(), String> {
+    let fields = header
+        .strip_prefix("SharedAccessSignature ")
+        .ok_or("the authorization is no shared access signature")?;
+    let mut found: HashMap<&str, &str> = HashMap::new();
+    for field in fields.split('&') {
+        let (name, value) = field.split_once('=').ok_or("a field of the token has no value")?;
+        if found.insert(name, value).is_some() {
+            return Err("a field of the token is there twice".to_owned());
+        }
+    }
+    let mut field = |name: &str| found.remove(name).ok_or(format!("the token has no {name}"));
+    let (resource, signature, expiry, rule) = (field("sr")?, field("sig")?, field("se")?, field("skn")?);
+    if !found.is_empty() {
+        return Err("the token has a field that is not known".to_owned());
+    }
+    let decoded = decode(resource)
+        .ok_or("sr is not percent-encoded")?
+        .to_ascii_lowercase();
+    let mut here = format!("https://{}/{}", settings.namespace, settings.hub);
+    if let Some(publisher) = publisher {
+        here = format!("{here}/publishers/{publisher}").to_ascii_lowercase();
+    }
+    let within = here
+        .strip_prefix(decoded.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if !within || !decoded.starts_with("https://") {
+        return Err("InvalidSignature: the token is for another resource".to_owned());
+    }
+    if decode(rule).as_deref() != Some(settings.rule.0.as_str()) {
+        return Err("InvalidSignature: no such rule".to_owned());
+    }
+    let mut hmac =
+        hmac::Hmac::<sha2::Sha256>::new_from_slice(settings.rule.1.as_bytes()).expect("any length");
+    hmac.update(format!("{resource}\n{expiry}").as_bytes());
+    let given = decode(signature)
+        .and_then(|text| base64::prelude::BASE64_STANDARD.decode(text).ok())
+        .ok_or("sig is not base64")?;
+    hmac.verify_slice(&given)
+        .map_err(|_| "InvalidSignature: the token has an invalid signature")?;
+    match expiry.parse::<u64>() {
+        Ok(expiry) if expiry > now => Ok(()),
+        Ok(_) => Err("ExpiredToken: the token has expired".to_owned()),
+        Err(_) => Err("se is not a number".to_owned()),
+    }
+}
+
+/// Percent-decoding that takes only what had to be encoded: unreserved characters and `%XX`.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => bytes.push(byte),
+            _ => return None,
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
