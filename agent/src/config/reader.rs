@@ -8,6 +8,7 @@ use super::trouble::{Trouble, members_of, missing_member, sentence, unknown_memb
 use super::{Config, DestinationConfig, DestinationKind, SerialConfig, SourceConfig, SourceKind, validate};
 use crate::ingest::serial::drivers::PortSettings;
 use crate::ingest::serial::framing::FramingConfig;
+use crate::ingest::serial::port_name::PortName;
 use iomt_mapping::Finding;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -116,7 +117,7 @@ enum DestinationWord {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SerialHead {
-    port: std::path::PathBuf,
+    port: PortName,
     #[serde(default)]
     driver: Option<String>,
     #[serde(default)]

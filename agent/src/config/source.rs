@@ -5,8 +5,8 @@ use super::azure::{is_host, port_of};
 use super::secret::SecretRef;
 use crate::ingest::serial::drivers::PortSettings;
 use crate::ingest::serial::framing::FramingConfig;
+use crate::ingest::serial::port_name::PortName;
 use serde::Deserialize;
-use std::path::PathBuf;
 
 /// `[[source]]`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -104,8 +104,8 @@ pub struct DeviceIdFrom {
 /// A serial source.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct SerialConfig {
-    /// Device file, best below `/dev/serial/by-id/`.
-    pub port: PathBuf,
+    /// Device file, best below `/dev/serial/by-id/`, or the USB device.
+    pub port: PortName,
     /// Name of a device driver (`nonin`, ...).
     #[serde(default)]
     pub driver: Option<String>,

@@ -7,11 +7,11 @@ use super::reader::Draft;
 use super::tree::{Step, Tree};
 use super::{FhirConfig, MqttConfig, SerialConfig, SourceConfig, SourceKind, TlsConfig};
 use crate::ingest::serial::drivers;
+use crate::ingest::serial::port_name::PortName;
 use Step::{Item, Member};
 use iomt_mapping::finding::nearest;
 use iomt_mapping::{Finding, Severity};
 use std::collections::HashMap;
-use std::path::Path;
 
 /// The store cannot work in less.
 const SMALLEST_STORE: u64 = 8 * 1024 * 1024;
@@ -331,7 +331,7 @@ impl Check<'_> {
                 &advice,
             );
         }
-        if !serial.port.is_absolute() {
+        if matches!(&serial.port, PortName::Path(path) if !path.is_absolute()) {
             self.error(
                 "WrongValue",
                 &at("port"),
@@ -367,7 +367,7 @@ impl Check<'_> {
 
     /// Two sources cannot read one port, nor be one client of one broker.
     fn shared_lines(&mut self, sources: &[(usize, SourceConfig)]) {
-        let mut ports: HashMap<&Path, usize> = HashMap::new();
+        let mut ports: HashMap<&PortName, usize> = HashMap::new();
         let mut clients: HashMap<(&str, &str), usize> = HashMap::new();
         for (number, source) in sources {
             let (first, member) = match &source.kind {

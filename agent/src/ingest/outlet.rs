@@ -13,6 +13,7 @@ pub(super) struct Outlet {
     waiting: VecDeque<Message>,
     bytes: usize,
     closed: bool,
+    count_all: bool,
 }
 
 impl Outlet {
@@ -23,10 +24,28 @@ impl Outlet {
             waiting: VecDeque::new(),
             bytes: 0,
             closed: false,
+            count_all: false,
         }
     }
 
-    /// Bytes of waiting messages that nobody acknowledges; the others are counted until their commit by the gate.
+    /// The same for a source without a gate: every waiting message counts.
+    pub(super) fn counting_all(sender: MessageSender) -> Outlet {
+        Outlet {
+            count_all: true,
+            ..Outlet::new(sender)
+        }
+    }
+
+    /// What a message adds to [`Outlet::bytes`].
+    fn uncounted(&self, message: &Message) -> usize {
+        if self.count_all || message.ack.is_none() {
+            message.weight()
+        } else {
+            0
+        }
+    }
+
+    /// Bytes of waiting messages that no gate counts until their commit.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -51,7 +70,7 @@ impl Outlet {
     }
 
     fn wait(&mut self, message: Message) {
-        self.bytes += uncounted(&message);
+        self.bytes += self.uncounted(&message);
         self.waiting.push_back(message);
     }
 
@@ -62,7 +81,7 @@ impl Outlet {
                 return;
             };
             if let Some(message) = self.waiting.pop_front() {
-                self.bytes = self.bytes.saturating_sub(uncounted(&message));
+                self.bytes = self.bytes.saturating_sub(self.uncounted(&message));
                 permit.send(message);
             }
         }
@@ -78,7 +97,7 @@ impl Outlet {
         match self.sender.reserve().await {
             Ok(permit) => {
                 if let Some(message) = self.waiting.pop_front() {
-                    self.bytes = self.bytes.saturating_sub(uncounted(&message));
+                    self.bytes = self.bytes.saturating_sub(self.uncounted(&message));
                     permit.send(message);
                 }
             }
@@ -96,15 +115,6 @@ impl Outlet {
                 () = self.moved() => {}
             }
         }
-    }
-}
-
-/// What a message adds to [`Outlet::bytes`].
-fn uncounted(message: &Message) -> usize {
-    if message.ack.is_none() {
-        message.weight()
-    } else {
-        0
     }
 }
 

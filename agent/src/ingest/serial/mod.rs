@@ -3,24 +3,28 @@
 //! Invariants:
 //! 1. A port that is missing, refused, pulled out or plugged in again never ends the source: it is opened again for ever.
 //! 2. The old stream is gone before the port is opened again, so that the kernel can give the device its number back.
-//! 3. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
+//! 3. An answer that lets a device forget a reading leaves after the commit of that reading.
+//! 4. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
 //!    keeps only 4 KiB. What waits for the intake is bounded; beyond that reading pauses, which is counted.
 
+mod commits;
 pub mod drivers;
 pub mod framing;
+mod line;
 mod open;
+pub mod port_name;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use self::drivers::{Driver, PortSettings};
+use self::drivers::{Driver, PortSettings, Speaks};
 use crate::config::SerialConfig;
-use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
+use crate::ingest::{Acknowledger, SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Makes what reads the bytes, for a port that was just opened.
+/// Makes what reads the bytes.
 type MakeDriver = Rc<dyn Fn() -> Box<dyn Driver + Send>>;
 
 /// Prepares the source; it runs while the returned loop is polled (single-threaded, needs tokio's I/O).
@@ -31,7 +35,7 @@ pub fn start(
     config: &SerialConfig,
     context: SourceContext,
 ) -> Result<(SourceHandle, SourceLoop), ErrorRecord> {
-    let (make, settings): (MakeDriver, PortSettings) = match &config.driver {
+    let (make, settings, speaks): (MakeDriver, PortSettings, Speaks) = match &config.driver {
         Some(name) => {
             let info = drivers::driver(name).ok_or_else(|| {
                 let known: Vec<_> = drivers::drivers().iter().map(|driver| driver.name).collect();
@@ -40,34 +44,37 @@ pub fn start(
                     known.join(", ")
                 ))
             })?;
-            (Rc::new(|| info.create()), info.settings)
+            (Rc::new(|| info.create()), info.settings, info.speaks)
         }
         None => {
             let framing = config.generic_framing().map_err(invalid)?.unwrap_or_default();
             (
                 Rc::new(move || framing::from_config(&framing)),
                 PortSettings::default(),
+                Speaks::AtTimes,
             )
         }
     };
+    let commits = Arc::new(commits::Commits::default());
+    let acknowledges = make().acknowledges();
     let handle = SourceHandle {
         id: context.id,
         name: Arc::clone(&context.name),
-        acknowledger: None,
+        acknowledger: acknowledges.then(|| Arc::clone(&commits) as Arc<dyn Acknowledger>),
         window: 0,
     };
     let settings = config.settings.unwrap_or(settings);
     let device_id: Option<Arc<str>> = config.device_id.as_deref().map(Arc::from);
     let port = config.port.clone();
     let source = supervise::run(context, move |context| {
-        source::Source::new(
-            port.clone(),
-            Rc::clone(&make),
+        let device = source::Device {
+            port: port.clone(),
+            driver: make(),
             settings,
-            device_id.clone(),
-            context.clone(),
-        )
-        .run()
+            speaks,
+            device_id: device_id.clone(),
+        };
+        source::Source::new(device, Arc::clone(&commits), context.clone()).run()
     });
     Ok((handle, Box::pin(source)))
 }

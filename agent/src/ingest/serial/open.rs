@@ -1,6 +1,7 @@
 //! Opening a port, what to do when that fails, and waiting for the device to be plugged in.
 
 use super::drivers::{Flow, Parity, PortSettings};
+use super::port_name::PortName;
 use crate::ingest::setup_error;
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
 use embassy_time::{Duration, Timer};
@@ -84,7 +85,8 @@ fn record(path: &Path, kind: ErrorKind, description: &str) -> ErrorRecord {
         ),
         ErrorKind::Io(IoKind::PermissionDenied) => format!(
             "no permission to open the serial port {path}: make the user of the service a member of the group dialout \
-             (or of the group that owns the port) and restart the service"
+             (`usermod -aG dialout bedside`) and restart the service, and let udev give the port to that group \
+             (rule 70-bedside-agent.rules of the package)"
         ),
         ErrorKind::NoDevice => format!(
             "serial port {path} is in use by another program: stop it (ModemManager and brltty take ports unasked)"
@@ -101,6 +103,15 @@ fn record(path: &Path, kind: ErrorKind, description: &str) -> ErrorRecord {
         _ => format!("serial port {path} cannot be opened: {description}"),
     };
     setup_error("SerialPortException", ErrorType::GeneralError, text)
+}
+
+/// The record of a USB device that is not plugged in.
+pub(super) fn not_there(port: &PortName, why: &str) -> ErrorRecord {
+    setup_error(
+        "SerialPortException",
+        ErrorType::GeneralError,
+        format!("no serial port belongs to {port}: {why}"),
+    )
 }
 
 /// The record of an open port that failed.

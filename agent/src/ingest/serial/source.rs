@@ -1,8 +1,10 @@
 //! The loop of a serial source: open, feed the driver, do what it asks for, and open again when the port is gone.
 
-use super::MakeDriver;
-use super::drivers::{Now, Output, PortSettings};
+use super::commits::Commits;
+use super::drivers::{Driver, Now, Output, PortSettings, Speaks};
+use super::line::{Line, Verdict};
 use super::open;
+use super::port_name::PortName;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::ingest::backoff::Backoff;
@@ -13,7 +15,8 @@ use crate::message::{Message, Payload, PayloadKind};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_serial::SerialStream;
@@ -27,8 +30,8 @@ const READ_BYTES: usize = 4096;
 /// How long a write may take: 4 KiB at 9600 baud need 4 s.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Garbage without a single frame before the settings of the port are suspected, in bytes.
-const SUSPECT_BYTES: u64 = 512;
+/// Answers that wait for a commit or for their turn at most; a device that has more to say repeats what was not answered.
+const WAITING_ANSWERS: usize = 64;
 
 /// A port that was open this long worked; one that fails sooner is opened ever more rarely.
 const STABLE: Duration = Duration::from_secs(5);
@@ -39,12 +42,24 @@ enum End {
     Stopped,
 }
 
+/// What a serial source reads, and how.
+pub(super) struct Device {
+    /// Where it is.
+    pub(super) port: PortName,
+    /// What understands it. It outlives the port, so that it knows what it has handed over already.
+    pub(super) driver: Box<dyn Driver + Send>,
+    /// Settings of the port.
+    pub(super) settings: PortSettings,
+    /// When it is heard.
+    pub(super) speaks: Speaks,
+    /// Connection device id of its messages.
+    pub(super) device_id: Option<Arc<str>>,
+}
+
 /// A serial source.
 pub(super) struct Source {
-    path: PathBuf,
-    make: MakeDriver,
-    settings: PortSettings,
-    device_id: Option<Arc<str>>,
+    device: Device,
+    commits: Arc<Commits>,
     context: SourceContext,
     stamper: Stamper,
     backoff: Backoff,
@@ -54,21 +69,13 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(
-        path: PathBuf,
-        make: MakeDriver,
-        settings: PortSettings,
-        device_id: Option<Arc<str>>,
-        context: SourceContext,
-    ) -> Source {
+    pub(super) fn new(device: Device, commits: Arc<Commits>, context: SourceContext) -> Source {
         Source {
             stamper: Stamper::new(context.boot, context.trust),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
-            path,
-            make,
-            settings,
-            device_id,
-            outlet: Outlet::new(context.sender.clone()),
+            device,
+            commits,
+            outlet: Outlet::counting_all(context.sender.clone()),
             context,
             paused: false,
             opened: 0,
@@ -82,8 +89,14 @@ impl Source {
     /// Runs until the intake is gone.
     pub(super) async fn run(mut self) {
         while !self.outlet.is_closed() {
-            match open::open(&self.path, self.settings) {
-                Ok(port) => {
+            let opened = self
+                .device
+                .port
+                .locate()
+                .map_err(|why| open::not_there(&self.device.port, &why));
+            let opened = opened.and_then(|path| Ok((open::open(&path, self.device.settings)?, path)));
+            match opened {
+                Ok((port, path)) => {
                     if self.opened > 0 {
                         self.status().reconnects.count();
                     }
@@ -92,13 +105,15 @@ impl Source {
                         tracing::info!(
                             source = &*self.context.name,
                             "serial port {} is open",
-                            self.path.display()
+                            path.display()
                         );
                     }
                     // The stream is dropped with this call, before the next attempt.
                     let began = Instant::now();
-                    match self.read(port).await {
-                        End::Gone(why) => self.report(open::lost(&self.path, &why), false),
+                    let end = self.read(port, &path).await;
+                    self.close();
+                    match end {
+                        End::Gone(why) => self.report(open::lost(&path, &why), false),
                         End::Stopped => return,
                     }
                     if began.elapsed() >= STABLE {
@@ -109,57 +124,69 @@ impl Source {
                 }
                 Err(record) => self.report(record, false),
             }
-            let path = self.path.clone();
-            self.outlet.during(open::wait_for_change(&path)).await;
+            let watched = self.device.port.watched().to_owned();
+            self.outlet.during(open::wait_for_change(&watched)).await;
         }
     }
 
     /// Reads an open port until its end.
-    async fn read(&mut self, mut port: SerialStream) -> End {
-        let mut driver = (self.make)();
+    async fn read(&mut self, mut port: SerialStream, path: &Path) -> End {
         let mut out = Output::default();
         let mut buffer = vec![0; READ_BYTES];
-        let mut line = Line::default();
-        driver.start(now(self.context.trust), &mut out);
+        let mut line = Line::new(self.device.speaks, clock::monotonic_us());
+        let mut answers = VecDeque::new();
+        self.device.driver.start(now(self.context.trust), &mut out);
         loop {
-            if let Err(why) = self.carry_out(&mut port, &mut out, &mut line).await {
+            self.hand_over(&mut out);
+            if let Some(verdict) = line.judge(&out, clock::monotonic_us()) {
+                self.show(&verdict, path);
+            }
+            if let Err(why) = self.answer(&mut port, &mut out, &mut answers).await {
                 return End::Gone(why);
             }
             if self.outlet.is_closed() {
                 return End::Stopped;
             }
-            let deadline = driver.deadline();
+            let deadlines = [self.device.driver.deadline(), line.deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
             let Source {
                 context,
                 outlet,
                 paused,
+                device,
+                commits,
                 ..
             } = &mut *self;
             *paused = outlet.bytes() >= QUEUE_BYTES;
+            out = Output::default();
             tokio::select! {
                 read = port.read(&mut buffer), if !*paused => match read {
                     // A hang-up reads as end of file, again and again.
                     Ok(0) => return End::Gone("it was unplugged".to_owned()),
                     Ok(length) => {
                         let bytes = buffer.get(..length).unwrap_or_default();
-                        driver.bytes(bytes, now(context.trust), &mut out);
+                        line.heard(bytes, clock::monotonic_us());
+                        device.driver.bytes(bytes, now(context.trust), &mut out);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(error) => return End::Gone(error.to_string()),
                 },
                 () = outlet.moved() => {}
-                () = until(deadline) => driver.timeout(now(context.trust), &mut out),
+                () = commits.changed(), if !answers.is_empty() => {}
+                () = until(deadline) => device.driver.timeout(now(context.trust), &mut out),
             }
         }
     }
 
-    /// Does what the driver asked for and empties `out`; readings first, so that a failed write costs none.
-    async fn carry_out(
-        &mut self,
-        port: &mut SerialStream,
-        out: &mut Output,
-        line: &mut Line,
-    ) -> Result<(), String> {
+    /// Brings to its end what the port has left.
+    fn close(&mut self) {
+        let mut out = Output::default();
+        self.device.driver.closed(now(self.context.trust), &mut out);
+        self.hand_over(&mut out);
+    }
+
+    /// Counts, and hands readings over; first of all, so that a write that fails costs none.
+    fn hand_over(&mut self, out: &mut Output) {
         self.status().garbage.add(out.garbage);
         self.status()
             .refused
@@ -167,9 +194,6 @@ impl Source {
         self.status()
             .frames
             .add(u64::try_from(out.messages.len()).unwrap_or(0));
-        self.judge(line, out);
-        out.garbage = 0;
-        out.errors.clear();
         for reading in out.messages.drain(..) {
             let message = Message {
                 source: self.context.id,
@@ -178,9 +202,9 @@ impl Source {
                 kind: PayloadKind::Whole,
                 topic: None,
                 properties: Vec::new(),
-                device_id: self.device_id.clone(),
+                device_id: self.device.device_id.clone(),
                 possible_repeat: false,
-                ack: None,
+                ack: self.device.driver.acknowledges().then(|| self.commits.next()),
             };
             self.context.status.received.count();
             self.outlet.put(message);
@@ -193,10 +217,26 @@ impl Source {
             record.severity = ErrorSeverity::Warning;
             self.report(record, true);
         }
+    }
+
+    /// Sends what the driver has to say, in order, each when the messages that it acknowledges are committed.
+    async fn answer(
+        &mut self,
+        port: &mut SerialStream,
+        out: &mut Output,
+        answers: &mut VecDeque<(u64, Vec<u8>)>,
+    ) -> Result<(), String> {
         if let Some(settings) = out.settings.take() {
             open::apply(port, settings).map_err(|error| error.description)?;
         }
-        for bytes in out.send.drain(..) {
+        let after = if out.after_commit {
+            self.commits.handed_over()
+        } else {
+            0
+        };
+        answers.extend(out.send.drain(..).map(|bytes| (after, bytes)));
+        answers.truncate(WAITING_ANSWERS);
+        while let Some((_, bytes)) = answers.pop_front_if(|(after, _)| self.commits.covers(*after)) {
             match with_timeout(WRITE_PATIENCE, port.write_all(&bytes)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(error.to_string()),
@@ -206,35 +246,28 @@ impl Source {
         Ok(())
     }
 
-    /// Tells when bytes come and no frame is ever found, and when frames come again.
-    fn judge(&self, line: &mut Line, out: &Output) {
-        if !out.messages.is_empty() {
-            line.garbage = 0;
-            if self.status().error().is_some() {
+    /// Tells when bytes come and no frame is ever found, when nothing comes at all, and when frames come again.
+    fn show(&self, verdict: &Verdict, path: &Path) {
+        let path = path.display();
+        let text = match verdict {
+            Verdict::Works if self.status().error().is_some() => {
                 self.status().set_connected();
-                tracing::info!(
-                    source = &*self.context.name,
-                    "readings come from {}",
-                    self.path.display()
-                );
+                tracing::info!(source = &*self.context.name, "readings come from {path}");
+                return;
             }
-            return;
-        }
-        let before = line.garbage;
-        line.garbage += out.garbage;
-        if before < SUSPECT_BYTES && line.garbage >= SUSPECT_BYTES {
-            let reason = out
-                .errors
-                .last()
-                .map_or("nothing that begins like a frame", |error| error.reason.name());
-            let text = format!(
-                "bytes come from {} but no readings ({reason}): check baud rate, parity, driver or framing of the source",
-                self.path.display()
-            );
-            let mut record = setup_error("SerialPortException", ErrorType::GeneralError, text);
-            record.severity = ErrorSeverity::Warning;
-            self.report(record, true);
-        }
+            Verdict::Works => return,
+            Verdict::Noise(suspicion) => format!(
+                "bytes come from {path} but no readings: {}, driver or framing of the source",
+                suspicion.advice()
+            ),
+            Verdict::Silent => format!(
+                "{path} is open and nothing is heard from the device: check that it is switched on, that its menu lets it send, \
+                 and the cable (some need a crossed one)"
+            ),
+        };
+        let mut record = setup_error("SerialPortException", ErrorType::GeneralError, text);
+        record.severity = ErrorSeverity::Warning;
+        self.report(record, true);
     }
 
     /// Shows the error; a line in the log only when it is news.
@@ -248,12 +281,6 @@ impl Source {
             );
         }
     }
-}
-
-/// What is known of the line since the last reading.
-#[derive(Default)]
-struct Line {
-    garbage: u64,
 }
 
 fn now(trust: ClockTrust) -> Now {

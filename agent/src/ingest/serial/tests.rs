@@ -1,7 +1,7 @@
 //! The source over pseudo-terminals: plugging, noise, half lines, and what the driver asks for.
 
-use super::drivers::{Driver, DriverMessage, Now, Output, PortSettings};
-use super::source::Source;
+use super::drivers::{Driver, DriverMessage, Now, Output, PortSettings, Speaks};
+use super::source::{Device, Source};
 use super::start;
 use crate::config::{ClockTrust, SerialConfig};
 use crate::ingest::{SourceContext, SourceStatus};
@@ -15,6 +15,71 @@ use tokio::sync::mpsc;
 use tokio_serial::{SerialPort, SerialStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A blood-pressure message of an A&D monitor, measured at `minute`.
+fn pressure(minute: u8) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 10, 0, 0, 0, 0xFF, 0x02, 0];
+    for _ in 0..2 {
+        bytes.extend([0xEA, 0x07, 3, 1, 7, minute, 0]);
+    }
+    bytes.resize(60, 0);
+    bytes.extend(b"801D4C4152");
+    bytes
+}
+
+#[test]
+fn a_device_that_forgets_what_is_acknowledged_hears_it_after_the_commit_only() {
+    run(async {
+        let (mut rig, context) = Rig::new(8);
+        let port = rig.folder.path().join("usb-device");
+        let config: SerialConfig = toml::from_str(&format!(
+            "port = '{}'\ndriver = 'and-pbt'\ndevice_id = 'xpod-4711'",
+            port.display()
+        ))
+        .unwrap();
+        let (handle, source) = start(&config, context).unwrap();
+        tokio::task::spawn_local(source);
+        let mut device = rig.open().await;
+        let acknowledger = handle.acknowledger.expect("it acknowledges");
+        for round in 0..3 {
+            device.write_all(&pressure(round)).await.unwrap();
+            let message = with_timeout(PATIENCE, rig.messages.recv())
+                .await
+                .unwrap()
+                .unwrap();
+            let mut answer = [0; 4];
+            let early = with_timeout(Duration::from_millis(150), device.read_exact(&mut answer)).await;
+            assert!(early.is_err(), "answered before the commit");
+            if round == 1 {
+                // It has lost patience: the same measurement again is no new message, and the answer still waits.
+                device.write_all(&pressure(round)).await.unwrap();
+                let again = with_timeout(Duration::from_millis(150), rig.messages.recv()).await;
+                assert!(again.is_err(), "the measurement was handed over twice");
+            }
+            if round == 2 {
+                // The cable is pulled before the commit: the device says it again and hears the answer on the new line.
+                drop(device);
+                rig.until("the end", |status| !status.is_connected()).await;
+                device = rig.open().await;
+                device.write_all(&pressure(round)).await.unwrap();
+                let again = with_timeout(Duration::from_millis(150), rig.messages.recv()).await;
+                assert!(again.is_err(), "the measurement was handed over twice");
+            }
+            acknowledger.committed(&[message.ack.expect("a token")]);
+            with_timeout(PATIENCE, device.read_exact(&mut answer))
+                .await
+                .expect("the answer")
+                .unwrap();
+            assert_eq!(&answer, b"PWA1");
+            if round == 1 {
+                with_timeout(PATIENCE, device.read_exact(&mut answer))
+                    .await
+                    .expect("the second answer")
+                    .unwrap();
+            }
+        }
+    });
+}
 
 /// A folder like `/dev/serial/by-id` and a source that reads a name in it.
 struct Rig {
@@ -276,9 +341,15 @@ fn what_a_driver_asks_for_is_done_at_its_time() {
     run(async {
         let (mut rig, context) = Rig::new(8);
         let port = rig.folder.path().join("usb-device");
-        let make = std::rc::Rc::new(|| Box::new(Talker::default()) as Box<dyn Driver + Send>);
         let settings = PortSettings::default();
-        let source = Source::new(port, make, settings, Some("xpod-4711".into()), context);
+        let device = Device {
+            port: port.into(),
+            driver: Box::new(Talker::default()),
+            settings,
+            speaks: Speaks::AtTimes,
+            device_id: Some("xpod-4711".into()),
+        };
+        let source = Source::new(device, Arc::default(), context);
         tokio::task::spawn_local(source.run());
         let mut device = rig.plug_in();
         let mut bytes = [0; 11];

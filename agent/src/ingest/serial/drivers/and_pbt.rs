@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::clock::{self, Offset};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, FrameError, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, FrameError, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, byte, part, u16_le, u32_le};
 use crate::ingest::serial::framing::checksum::hex_pair;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -27,6 +27,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "A&D UA-767PBT, UC-321PBT, UC-411PBT-C",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),
@@ -38,7 +39,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
             ("send the message again", REJECT.to_vec()),
         ]
     },
-    create: || Box::new(Port::new(Framing, Reading)),
+    create: || Box::new(Port::new(Framing, Reading::default())),
 };
 
 const ACCEPT: &[u8] = b"PWA1";
@@ -224,8 +225,11 @@ const KILOGRAM_PER_POUND: f64 = 0.453_592_37;
 const OLD_TICKS: i64 = 60 * 10_000_000;
 
 /// Turns a message into a reading and answers it.
-#[derive(Debug)]
-struct Reading;
+#[derive(Debug, Default)]
+struct Reading {
+    /// The measurement that was handed over last: it comes again when the device has not heard the answer.
+    last: Option<String>,
+}
 
 impl Listener<Frame> for Reading {
     fn frame(&mut self, Frame(frame): Frame, now: Now, out: &mut Output) {
@@ -240,6 +244,19 @@ impl Listener<Frame> for Reading {
             out.send.push(REJECT.to_vec());
             return;
         }
+        out.send.push(ACCEPT.to_vec());
+        out.after_commit = true;
+        let measurement = format!(
+            "{:?}",
+            frame
+                .iter()
+                .filter(|(name, _)| *name != "sent_at")
+                .collect::<Vec<_>>()
+        );
+        if self.last.as_ref() == Some(&measurement) {
+            return;
+        }
+        self.last = Some(measurement);
         let offset = now
             .wall
             .zip(sent)
@@ -285,6 +302,9 @@ impl Listener<Frame> for Reading {
             (!scale && battery < 4.6, "battery_low"),
         ]);
         out.messages.push(body.message());
-        out.send.push(ACCEPT.to_vec());
+    }
+
+    fn acknowledges(&self) -> bool {
+        true
     }
 }

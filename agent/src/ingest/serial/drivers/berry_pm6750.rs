@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, bit, byte, part};
 use crate::ingest::serial::framing::checksum::{sum8, to_hex};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -29,6 +29,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Berry PM6750 patient monitor module",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),
@@ -293,6 +294,7 @@ impl Default for Reading {
 
 impl Listener<Frame> for Reading {
     fn start(&mut self, _now: Now, out: &mut Output) {
+        self.cuff_was_inflated = false;
         out.send
             .extend(START.iter().map(|(_, kind, value)| command(*kind, *value)));
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::body::Waveform;
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, part};
 use crate::ingest::serial::framing::checksum::crc4;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -22,6 +22,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "BITalino (r)evolution",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::OneSource,
+    speaks: Speaks::WhenAsked,
     pack: "",
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => described(bytes),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::clock;
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, bit, byte, part, u16_le};
 use crate::ingest::serial::framing::checksum::hex_pair;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -23,6 +23,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Bluetooth LE health sensors behind a serial bridge",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::OneSource,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Line, bytes),

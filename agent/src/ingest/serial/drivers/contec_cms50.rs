@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, Parity, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, Parity, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{bit, byte, part};
 use crate::ingest::serial::framing::checksum::to_hex;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -32,6 +32,7 @@ pub const DRIVER_V46: DriverInfo = DriverInfo {
         ..PortSettings::eight_none_one(19_200)
     },
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: V46,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Five { berry: false }, bytes),
@@ -47,6 +48,7 @@ pub const DRIVER_V7: DriverInfo = DriverInfo {
     title: "Contec CMS50D+ (newer), CMS50F, CMS50I, CMS60 with nine-byte packages",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::WhenAsked,
     pack: V46,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Package, bytes),
@@ -67,6 +69,7 @@ pub const DRIVER_BERRY: DriverInfo = DriverInfo {
     title: "Berry BM1000, BM2000 pulse oximeters (BCI protocol)",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: BERRY,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Five { berry: true }, bytes),

@@ -7,15 +7,14 @@
 //! meter's clock in the header record), `device_time`, `meal` (`before`, `after`), `flags`, `meter_serial`. A result beyond the range has `range` (`above`,
 //! `below`) and no value. Control solution has kind `control` and `control_glucose`. The first record of a serial meter is its average and is left out.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
 use super::clock::{self, Offset};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::seen::Seen;
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::astm::{self, ACK, Block, ENQ, EOT, NAK};
 use crate::ingest::serial::framing::frames::{self, Protocol, Step};
 
@@ -27,6 +26,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Bayer / Ascensia Contour glucose meters (ASTM)",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::OneSource,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |direction, bytes| match (direction, bytes) {
         (Direction::HostToDevice, [one]) => {
@@ -225,9 +225,11 @@ fn result(fields: &[&str], sequence: Option<u32>) -> Option<Value> {
 
 const POLL_US: u64 = 10_000_000;
 const AGAIN_US: u64 = 3_600_000_000;
+/// The memories of several meters.
+const REMEMBERED: usize = 8000;
 
 /// Lets the meter send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Dialogue {
     at: u64,
     transferred: Option<u64>,
@@ -236,7 +238,22 @@ struct Dialogue {
     offset: Option<Offset>,
     serial: Option<String>,
     results: usize,
-    sent: HashSet<String>,
+    sent: Seen,
+}
+
+impl Default for Dialogue {
+    fn default() -> Self {
+        Dialogue {
+            at: 0,
+            transferred: None,
+            in_transfer: false,
+            waking: false,
+            offset: None,
+            serial: None,
+            results: 0,
+            sent: Seen::new(REMEMBERED),
+        }
+    }
 }
 
 impl Dialogue {
@@ -259,12 +276,9 @@ impl Dialogue {
         let average = self.results == 1 && member("layout") == "serial";
         if average
             || member("analyte") != "Glucose"
-            || !self.sent.insert(format!("{:?}{record}", self.serial))
+            || !self.sent.is_new(&format!("{:?}{record}", self.serial))
         {
             return;
-        }
-        if self.sent.len() > 4000 {
-            self.sent.clear();
         }
         let control = member("control") == true;
         let specimen = if member("method") == "P" {
@@ -300,6 +314,9 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, _out: &mut Output) {
+        self.in_transfer = false;
+        self.waking = false;
+        self.transferred = None;
         self.at = now.monotonic_us + POLL_US;
     }
 
@@ -309,6 +326,8 @@ impl Listener<Frame> for Dialogue {
             Frame::Text { record, .. } => {
                 if let Some(record) = record {
                     self.record(&record, now, out);
+                    // The last record of a transfer: when this is acknowledged, all of it counts as received.
+                    out.after_commit |= record.get("type").and_then(Value::as_str) == Some("terminator");
                 }
                 out.send.push(vec![ACK]);
             }
@@ -331,6 +350,10 @@ impl Listener<Frame> for Dialogue {
     fn gap(&mut self, now: Now, out: &mut Output) {
         self.at = now.monotonic_us + POLL_US;
         out.send.push(vec![NAK]);
+    }
+
+    fn acknowledges(&self) -> bool {
+        true
     }
 
     fn deadline(&self) -> Option<u64> {

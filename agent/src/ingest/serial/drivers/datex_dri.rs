@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::port::{Listener, Port};
-use super::{DriverInfo, Evidence, Flow, Now, Output, Parity, PortSettings};
+use super::{DriverInfo, Evidence, Flow, Now, Output, Parity, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, i16_le, part, u16_le, u32_le};
 use crate::ingest::serial::framing::checksum::sum8;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -32,6 +32,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
         ..PortSettings::eight_none_one(19_200)
     },
     evidence: Evidence::TwoSources,
+    speaks: Speaks::WhenAsked,
     pack: NAME,
     describe: |_, bytes| frames::describe(Framing, bytes),
     commands: || vec![("send displayed values every 10 s", request(INTERVAL_S))],
@@ -230,6 +231,7 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.cuff = None;
         self.ask(now, out);
     }
 

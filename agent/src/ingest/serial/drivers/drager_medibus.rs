@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::body::{Body, EverySecond};
 use super::clock;
 use super::port::{Listener, Port};
-use super::{Direction, DriverInfo, Evidence, Now, Output, Parity, PortSettings};
+use super::{Direction, DriverInfo, Evidence, Now, Output, Parity, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, byte, part};
 use crate::ingest::serial::framing::checksum::{hex_pair, sum8, to_hex};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -35,6 +35,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
         ..PortSettings::eight_none_one(19_200)
     },
     evidence: Evidence::TwoSources,
+    speaks: Speaks::WhenAsked,
     pack: NAME,
     describe: |direction, bytes| {
         let side = if direction == Direction::DeviceToHost {
@@ -408,6 +409,7 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.next = Next::Initialise;
         self.say(now, out);
     }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{bit, byte, i16_le, i32_le, part, u16_le};
 use crate::ingest::serial::framing::checksum::to_hex;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -27,6 +27,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "ProtoCentral HealthyPi v4, v5",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),

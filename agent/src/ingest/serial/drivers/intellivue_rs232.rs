@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::body::Body;
 use super::port::{Listener, Port};
-use super::{DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, part, u16_be, u16_le};
 use crate::ingest::serial::framing::checksum::{crc16_x25, to_hex};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -19,6 +19,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Philips IntelliVue, RS-232 framing",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::FramingOnly,
+    speaks: Speaks::AtTimes,
     pack: "",
     describe: |_, bytes| frames::describe(Framing, bytes),
     commands: Vec::new,

@@ -5,14 +5,13 @@
 //! Bodies of kind `record`: `glucose_capillary_plasma` mg/dL, `device_time`, `time` = `device_time` (the meter's clock, which has no zone; a
 //! correction belongs into the pack's `agent.json`).
 
-use std::collections::HashSet;
-
 use iomt_mapping::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::seen::Seen;
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{bit, byte, part, u16_le, u32_le};
 use crate::ingest::serial::framing::checksum::{crc16_ccitt_false, to_hex};
 use crate::ingest::serial::framing::frames::{Protocol, Reason, Step, describe};
@@ -25,6 +24,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "LifeScan OneTouch UltraMini, UltraEasy",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |direction, bytes| described(direction, bytes),
     commands: || {
@@ -177,6 +177,8 @@ fn described(direction: Direction, bytes: &[u8]) -> Description {
 const POLL_US: u64 = 30_000_000;
 const ANSWER_US: u64 = 1_000_000;
 const AGAIN_US: u64 = 3_600_000_000;
+/// The memories of several meters.
+const REMEMBERED: usize = 4000;
 
 #[derive(Debug, Default, PartialEq)]
 enum State {
@@ -188,14 +190,26 @@ enum State {
 }
 
 /// Reads the memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Dialogue {
     at: u64,
     state: State,
     /// Both sequence bits, which change with every exchange.
     sequence: u8,
     done: Option<u64>,
-    sent: HashSet<String>,
+    sent: Seen,
+}
+
+impl Default for Dialogue {
+    fn default() -> Self {
+        Dialogue {
+            at: 0,
+            state: State::Idle,
+            sequence: 0,
+            done: None,
+            sent: Seen::new(REMEMBERED),
+        }
+    }
 }
 
 impl Dialogue {
@@ -220,6 +234,8 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.state = State::Idle;
+        self.done = None;
         self.timeout(now, out);
     }
 
@@ -249,10 +265,7 @@ impl Listener<Frame> for Dialogue {
                 self.read(0, count.min(500), now, out);
             }
             State::Reading(index, count) => {
-                if !member("glucose_mg_dl").is_null() && self.sent.insert(got.payload_hex.clone()) {
-                    if self.sent.len() > 2000 {
-                        self.sent.clear();
-                    }
+                if !member("glucose_mg_dl").is_null() && self.sent.is_new(&got.payload_hex) {
                     let value = member("glucose_mg_dl");
                     let range = value.as_u64().map(|value| match value {
                         0..20 => "low",

@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value, json};
 
 use super::body::{Body, Vitals};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, part};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
 
@@ -26,6 +26,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Masimo Rad-8, Rad-87, Radical-7 (ASCII 1, trend)",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Line, bytes),

@@ -43,6 +43,7 @@ pub mod onetouch_ultra2;
 pub mod openbci_cyton;
 pub mod phasein;
 pub mod port;
+mod seen;
 pub mod taidoc;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,13 @@ pub trait Driver {
     fn deadline(&self) -> Option<u64>;
     /// The deadline has passed; calling it too early does nothing.
     fn timeout(&mut self, now: Now, out: &mut Output);
+    /// The port is gone. What was received is brought to its end; what is to be sent has no way any more. The driver may be
+    /// started again when the device is back, and knows what it has handed over already.
+    fn closed(&mut self, _now: Now, _out: &mut Output) {}
+    /// Whether its devices forget a reading, or go on to the next one, when they are told that it has come.
+    fn acknowledges(&self) -> bool {
+        false
+    }
 }
 
 /// The time at which something happened.
@@ -80,8 +88,15 @@ pub struct Output {
     pub messages: Vec<DriverMessage>,
     /// Bytes to send, one write each; after the messages of the same output have been handed over.
     pub send: Vec<Vec<u8>>,
+    /// The bytes in `send` let the device forget a reading: they wait until every message so far is committed. Only of
+    /// drivers that [acknowledge](Driver::acknowledges).
+    pub after_commit: bool,
     /// Change the port to this before sending.
     pub settings: Option<PortSettings>,
+    /// Frames that were found, and the bytes that they were made of.
+    pub frames: u64,
+    /// Bytes of those frames.
+    pub frame_bytes: u64,
     /// Bytes that belong to no frame.
     pub garbage: u64,
     /// Frames refused.
@@ -169,6 +184,17 @@ pub enum Evidence {
     FramingOnly,
 }
 
+/// When a device is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// All the time, by itself.
+    Always,
+    /// All the time, once it was asked.
+    WhenAsked,
+    /// When there is something to say: a meter that was plugged in, a measurement that was taken.
+    AtTimes,
+}
+
 /// Who sends the bytes that are described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -188,6 +214,8 @@ pub struct DriverInfo {
     pub settings: PortSettings,
     /// How well the protocol is known.
     pub evidence: Evidence,
+    /// When such a device is heard.
+    pub speaks: Speaks,
     /// The mapping pack that reads its bodies; empty where what a channel measures depends on what is plugged in.
     pub pack: &'static str,
     /// Decodes bytes without the dialogue.

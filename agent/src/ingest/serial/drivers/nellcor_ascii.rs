@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::body::{Body, Vitals};
 use super::clock;
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, part};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
 
@@ -21,6 +21,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Nellcor NPB-290, N-595, N-560 pulse oximeters",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: NAME,
     describe: |direction, bytes| match (direction, bytes) {
         (Direction::DeviceToHost, bytes) => frames::describe(Line, bytes),

@@ -18,7 +18,7 @@ pub use formats::{Frame, Framing};
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::frames;
 
 const NAME: &str = "nonin";
@@ -29,6 +29,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Nonin OEM III, Xpod, Onyx, WristOx pulse oximeters",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::Always,
     pack: NAME,
     describe,
     commands: Vec::new,

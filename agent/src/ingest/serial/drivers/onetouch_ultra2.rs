@@ -8,15 +8,14 @@
 //! `after`), `comment_code`, `meter_serial`. Out of range is no number: `range` is `high` or `low` and the value is absent. Control solution
 //! has kind `control` and `control_glucose`.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::clock::{self, Offset};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::seen::Seen;
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, part};
 use crate::ingest::serial::framing::checksum::sum16;
 use crate::ingest::serial::framing::format::split_quoted;
@@ -30,6 +29,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "LifeScan OneTouch Ultra, Ultra2 glucose meters",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Line, bytes),
@@ -185,11 +185,11 @@ fn device_time(date: &str, time: &str) -> Option<String> {
 const POLL_US: u64 = 10_000_000;
 const ANSWER_US: u64 = 2_000_000;
 const DUMP_AGAIN_US: u64 = 3_600_000_000;
-/// Twice the memory of an Ultra2.
-const REMEMBERED: usize = 1000;
+/// The memories of several Ultra2.
+const REMEMBERED: usize = 4000;
 
 /// Watches for a meter and dumps its memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Dialogue {
     at: u64,
     waiting: bool,
@@ -197,18 +197,28 @@ struct Dialogue {
     dumped: Option<u64>,
     offset: Option<Offset>,
     serial: Option<String>,
-    sent: HashSet<String>,
+    sent: Seen,
+}
+
+impl Default for Dialogue {
+    fn default() -> Self {
+        Dialogue {
+            at: 0,
+            waiting: false,
+            dumped: None,
+            offset: None,
+            serial: None,
+            sent: Seen::new(REMEMBERED),
+        }
+    }
 }
 
 impl Dialogue {
     fn record(&mut self, frame: &Map<String, Value>, out: &mut Output) {
         let member = |name: &str| frame.get(name).cloned().unwrap_or(Value::Null);
         let key = format!("{:?} {}", self.serial, Value::Object(frame.clone()));
-        if !self.sent.insert(key) {
+        if !self.sent.is_new(&key) {
             return;
-        }
-        if self.sent.len() > REMEMBERED {
-            self.sent.clear();
         }
         let device_time = member("device_time");
         let time = self
@@ -237,6 +247,8 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.waiting = false;
+        self.dumped = None;
         self.timeout(now, out);
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::body::Waveform;
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, i16_be};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
 
@@ -19,6 +19,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "OpenBCI Cyton",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::WhenAsked,
     pack: "",
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{bit, byte, part, u16_be};
 use crate::ingest::serial::framing::checksum::sum8;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -25,6 +25,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Phasein / IRMA mainstream gas sensors",
     settings: PortSettings::eight_none_one(9600),
     evidence: Evidence::OneSource,
+    speaks: Speaks::Always,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),

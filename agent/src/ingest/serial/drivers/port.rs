@@ -17,6 +17,10 @@ pub trait Listener<F> {
     }
     /// The deadline has passed.
     fn timeout(&mut self, _now: Now, _out: &mut Output) {}
+    /// See [`Driver::acknowledges`].
+    fn acknowledges(&self) -> bool {
+        false
+    }
 }
 
 /// A driver made of a framing and a listener.
@@ -72,5 +76,17 @@ impl<P: Protocol, L: Listener<P::Frame>> Driver for Port<P, L> {
         {
             self.listener.timeout(now, out);
         }
+    }
+
+    fn closed(&mut self, now: Now, out: &mut Output) {
+        let found = self.framer.close(out);
+        self.hand_over(found, now, out);
+        self.listener.gap(now, out);
+        out.send.clear();
+        out.settings = None;
+    }
+
+    fn acknowledges(&self) -> bool {
+        self.listener.acknowledges()
     }
 }

@@ -9,15 +9,14 @@
 //! Bodies of kind `record`: `glucose_capillary_whole_blood` mg/dL, or `nibp_systolic`, `nibp_diastolic`, `nibp_pulse`, or `body_temperature`, or `spo2` and
 //! `pulse_rate_oximeter`; `time` = `device_time` (minutes, the meter's clock, which has no zone).
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::clock;
 use super::port::{Listener, Port};
-use super::{DriverInfo, Evidence, Now, Output, PortSettings};
+use super::seen::Seen;
+use super::{DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, part, u16_le};
 use crate::ingest::serial::framing::checksum::sum8;
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -30,6 +29,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "TaiDoc, Fora meters",
     settings: PortSettings::eight_none_one(19_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::AtTimes,
     pack: NAME,
     describe: |_, bytes| frames::describe(Framing, bytes),
     commands: || {
@@ -148,9 +148,11 @@ fn device_time(word: u16, minute: u8, hour: u8) -> Option<String> {
 const POLL_US: u64 = 10_000_000;
 const ANSWER_US: u64 = 1_000_000;
 const AGAIN_US: u64 = 3_600_000_000;
+/// The memories of several meters.
+const REMEMBERED: usize = 8000;
 
 /// Reads the memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Dialogue {
     at: u64,
     waiting: Option<(u8, u16)>,
@@ -158,7 +160,21 @@ struct Dialogue {
     kind: Option<u8>,
     time: Option<String>,
     done: Option<u64>,
-    sent: HashSet<String>,
+    sent: Seen,
+}
+
+impl Default for Dialogue {
+    fn default() -> Self {
+        Dialogue {
+            at: 0,
+            waiting: None,
+            count: 0,
+            kind: None,
+            time: None,
+            done: None,
+            sent: Seen::new(REMEMBERED),
+        }
+    }
 }
 
 impl Dialogue {
@@ -181,11 +197,8 @@ impl Dialogue {
     fn value(&mut self, data: [u8; 4], out: &mut Output) {
         let time = self.time.take();
         let key = format!("{time:?} {data:?}");
-        if time.is_none() || !self.sent.insert(key) {
+        if time.is_none() || !self.sent.is_new(&key) {
             return;
-        }
-        if self.sent.len() > 2000 {
-            self.sent.clear();
         }
         let content = content(VALUE, data, self.kind);
         let mut body = Body::new(NAME, "record")
@@ -215,6 +228,7 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.done = None;
         self.ask(MODEL, 0, now, out);
     }
 

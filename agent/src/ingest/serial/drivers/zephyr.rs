@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
-use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings};
+use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, i16_le, part, u16_le, u32_le};
 use crate::ingest::serial::framing::checksum::{crc8_maxim, to_hex};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
@@ -27,6 +27,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
     title: "Zephyr BioHarness 3, BioPatch, HxM",
     settings: PortSettings::eight_none_one(115_200),
     evidence: Evidence::TwoSources,
+    speaks: Speaks::WhenAsked,
     pack: NAME,
     describe: |direction, bytes| match direction {
         Direction::DeviceToHost => frames::describe(Framing, bytes),
@@ -409,6 +410,8 @@ fn u16_pair(pair: &[u16]) -> (u16, u16) {
 
 impl Listener<Frame> for Reading {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.last_rr = 0;
+        self.last_beat = None;
         self.ask(now, out);
     }
 

@@ -177,6 +177,14 @@ impl<P: Protocol> Framer<P> {
         found
     }
 
+    /// The line is gone: what is held is brought to its end.
+    pub fn close(&mut self, out: &mut Output) -> Vec<Found<P::Frame>> {
+        let mut found = Vec::new();
+        self.walk(true, out, &mut found);
+        self.silence_ends = None;
+        found
+    }
+
     fn walk(&mut self, silent: bool, out: &mut Output, found: &mut Vec<Found<P::Frame>>) {
         let mut at = 0;
         while let Some(rest) = self.buffer.get(at..).filter(|rest| !rest.is_empty()) {
@@ -196,6 +204,8 @@ impl<P: Protocol> Framer<P> {
                 Step::Quiet(n) => (n, false),
                 Step::Frame(n, frame) => {
                     found.push(Found::Frame(frame));
+                    out.frames += 1;
+                    out.frame_bytes += n.min(rest.len()) as u64;
                     (n, false)
                 }
                 Step::Refused(n, error) => {

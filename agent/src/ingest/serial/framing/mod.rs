@@ -92,6 +92,7 @@ struct Payloads {
 
 impl Listener<Cut> for Payloads {
     fn frame(&mut self, cut: Cut, _now: Now, out: &mut Output) {
+        let mut reply = cut.reply.clone();
         match format::body(&self.config, &mut self.header, &cut) {
             Ok(Some(body)) => out.messages.push(DriverMessage {
                 body,
@@ -99,11 +100,28 @@ impl Listener<Cut> for Payloads {
             }),
             Ok(None) => {}
             Err(reason) => {
+                let bytes = cut.payload.len() as u64;
                 out.errors.push(reason.into());
-                out.garbage += cut.payload.len() as u64;
+                out.garbage += bytes;
+                out.frames = out.frames.saturating_sub(1);
+                out.frame_bytes = out.frame_bytes.saturating_sub(bytes);
+                // What is not kept must not be acknowledged.
+                reply = (self.config.framing == FramingKind::Astm).then(|| vec![astm::NAK]);
             }
         }
-        out.send.extend(cut.reply);
+        if let Some(reply) = reply {
+            // The sender forgets an HL7 message, or a whole ASTM transfer with its last record, when it reads this.
+            out.after_commit |= match self.config.framing {
+                FramingKind::Mllp => true,
+                FramingKind::Astm => cut.payload.starts_with(b"L|"),
+                _ => false,
+            };
+            out.send.push(reply);
+        }
+    }
+
+    fn acknowledges(&self) -> bool {
+        matches!(self.config.framing, FramingKind::Mllp | FramingKind::Astm)
     }
 
     fn gap(&mut self, _now: Now, out: &mut Output) {
