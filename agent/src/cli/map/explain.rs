@@ -2,7 +2,7 @@
 
 use crate::packs::{Pack, PackSet};
 use iomt_mapping::fhir::{
-    BuildError, BuildOptions, FhirTemplate, GroupKey, ObservationGroup, Reading, ResourceIds,
+    BuildError, BuildOptions, FhirTemplate, GroupKey, GroupTrace, ObservationGroup, Reading, ResourceIds,
 };
 use iomt_mapping::message::ParsedMessage;
 use iomt_mapping::{Measurement, NormalizeError, SetNormalized, Trace};
@@ -57,6 +57,8 @@ pub(super) struct ObservationExplained {
     pub template: Option<usize>,
     /// First and last instant of its period.
     pub period: Option<(String, String)>,
+    /// How the group comes to it, value by value; none when there is no group.
+    pub trace: Option<GroupTrace>,
     pub resource: Option<Value>,
     pub error: Option<Failed>,
 }
@@ -172,6 +174,7 @@ fn of_group(pack: &Pack, key: &GroupKey, readings: &[Reading]) -> Vec<Observatio
         type_name: type_name.clone(),
         template,
         period: None,
+        trace: None,
         resource: None,
         error: Some(error),
     };
@@ -208,7 +211,11 @@ fn built(
     ids: &ResourceIds,
     type_name: &str,
 ) -> ObservationExplained {
-    let built = template.create(group, ids, type_name, &BuildOptions::default());
+    let options = BuildOptions::default();
+    let mut trace = template.trace(group, ids, type_name, &options);
+    // It stands beside the trace.
+    trace.resource = None;
+    let built = template.create(group, ids, type_name, &options);
     let (resource, error) = match built {
         Ok(built) => (Some(built.resource), None),
         Err(error) => (None, Some(Failed::of_build(error, Some(template.index)))),
@@ -217,6 +224,7 @@ fn built(
         type_name: type_name.to_owned(),
         template: Some(template.index),
         period: Some((group.boundary_start.to_string(), group.boundary_end.to_string())),
+        trace: Some(trace),
         resource,
         error,
     }

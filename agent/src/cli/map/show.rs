@@ -2,6 +2,7 @@
 
 use super::explain::{DEVICE, Explained, Failed, ObservationExplained, PATIENT, PackExplained};
 use iomt_mapping::device::{FieldTrace, MatchTrace, TemplateTrace};
+use iomt_mapping::fhir::{GroupTrace, ValueTrace};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -127,7 +128,68 @@ fn show_field(out: &mut String, field: &FieldTrace, width: usize) -> std::fmt::R
     writeln!(out)
 }
 
+/// The steps from the group to its Observation, a line for each value of the template.
+fn show_group(out: &mut String, trace: &GroupTrace) -> std::fmt::Result {
+    write!(out, "  FHIR template {} {}", trace.template, trace.type_name)?;
+    if let Some(line) = trace.line {
+        write!(out, " (line {line})")?;
+    }
+    let (took_part, superseded, refused) = trace.readings;
+    write!(
+        out,
+        ": {took_part} of {} readings",
+        took_part + superseded + refused
+    )?;
+    if superseded > 0 {
+        write!(out, ", {superseded} superseded")?;
+    }
+    if refused > 0 {
+        write!(out, ", {refused} refused")?;
+    }
+    writeln!(out, ", periodInterval {}", trace.period_interval)?;
+    for value in &trace.values {
+        show_value(out, value)?;
+    }
+    for unused in &trace.unused {
+        let similar = unused
+            .similar
+            .as_ref()
+            .map_or(String::new(), |near| format!("; it has \"{near}\""));
+        writeln!(
+            out,
+            "      the template has no valueName \"{}\"{similar}",
+            unused.name
+        )?;
+    }
+    Ok(())
+}
+
+fn show_value(out: &mut String, value: &ValueTrace) -> std::fmt::Result {
+    let mark = if value.taken.is_none() { "x" } else { " " };
+    let place = value
+        .component
+        .map_or("value".to_owned(), |index| format!("component {index}"));
+    let taken = value.taken.as_deref().map_or("nothing".to_owned(), cut);
+    write!(
+        out,
+        "    {mark} {place}  {} ({})  ->  {taken}",
+        value.name, value.value_type
+    )?;
+    for (count, what) in [(value.left_out, "left out"), (value.refused, "refused")] {
+        if count > 0 {
+            write!(out, ", {count} {what}")?;
+        }
+    }
+    if let Some(note) = &value.note {
+        write!(out, "  ({note})")?;
+    }
+    writeln!(out)
+}
+
 fn show_observation(out: &mut String, observation: &ObservationExplained) -> std::fmt::Result {
+    if let Some(trace) = &observation.trace {
+        show_group(out, trace)?;
+    }
     if let Some(error) = &observation.error {
         return show_error(out, "  ", error);
     }

@@ -89,9 +89,53 @@ fn what_fails_is_shown_with_its_name_and_its_step() {
 }
 
 #[test]
+fn the_steps_from_group_to_observation_are_shown_also_when_there_is_none() {
+    let explained_by = |fhir: &str, message: &str| {
+        let text = PackText {
+            name: "ward".to_owned(),
+            device: DEVICE.to_owned(),
+            fhir: Some(fhir.to_owned()),
+            agent: None,
+        };
+        let set = PackSet::new(vec![Arc::new(Pack::load(text).0.unwrap())]);
+        map()
+            .parsed(message.as_bytes(), |parsed| explain::explain(&set, parsed))
+            .unwrap()
+    };
+    let message = r#"{"id": "band-1", "at": "2026-11-21T06:59:58Z", "heartRate": 78}"#;
+    let good = explained_by(FHIR, message);
+    let text = show::text(&good);
+    assert!(
+        text.contains("  FHIR template 0 hr (line 2): 1 of 1 readings, periodInterval 0\n"),
+        "{text}"
+    );
+    assert!(text.contains("      value  hr (Quantity)  ->  78"), "{text}");
+    let shown = serde_json::to_value(&good).unwrap();
+    let observation = &shown["packs"][0]["observations"][0];
+    assert_eq!(observation["trace"]["values"][0]["taken"], "78");
+    assert_eq!(observation["trace"]["resource"], serde_json::Value::Null);
+    // The value has another name in the FHIR mapping.
+    let other = explained_by(
+        &FHIR.replace("\"valueName\": \"hr\"", "\"valueName\": \"HR\""),
+        message,
+    );
+    let text = show::text(&other);
+    assert!(
+        text.contains("    x value  HR (Quantity)  ->  nothing  (no reading has this value)\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the template has no valueName \"hr\"; it has \"HR\"\n"),
+        "{text}"
+    );
+}
+
+#[test]
 fn envelope_sample_and_payload_are_the_same_message() {
     let payload = r#"{"id": "band-1", "at": "2026-11-21T06:59:58Z", "heartRate": 78}"#;
+    let placed = format!(r#"{{"topic": "t/a", "deviceId": "a", "message": {payload}, "observations": []}}"#);
     for message in [
+        placed,
         payload.to_owned(),
         format!(r#"{{"Body": {payload}, "Properties": {{}}, "SystemProperties": {{}}}}"#),
         format!(r#"{{"message": {payload}, "observations": [{{}}]}}"#),
