@@ -203,6 +203,12 @@ pub fn is_trusted(trust: ClockTrust) -> bool {
     }
 }
 
+/// Holds the calling thread for this long, in real time: proofs that need a slow medium.
+#[cfg(feature = "sabotage")]
+pub fn block(duration: std::time::Duration) {
+    std::thread::sleep(duration);
+}
+
 /// Id of this boot: 32 hexadecimal digits, from `BEDSIDE_BOOT_ID` (the unit sets it: `/proc` is restricted there) or
 /// from the kernel.
 pub fn boot_id() -> String {

@@ -32,13 +32,32 @@ pub const fn is_on(_fault: Sabotage) -> bool {
     false
 }
 
+/// Takes the time that the medium needs for a sync: none but its own.
+#[cfg(not(feature = "sabotage"))]
+pub const fn wait_for_the_medium() {}
+
 #[cfg(feature = "sabotage")]
-pub use turned_on::{from_environment, is_on, turn_on};
+pub use turned_on::{from_environment, is_on, turn_on, wait_for_the_medium};
 
 #[cfg(feature = "sabotage")]
 mod turned_on {
     use super::{ALL, Sabotage};
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    /// Takes the time that the medium needs for a sync, `BEDSIDE_SYNC_DELAY_MS` milliseconds longer than it does: a virtual
+    /// disk answers in a fraction of what flash takes. Called before the commit, so that nothing is durable any earlier.
+    pub fn wait_for_the_medium() {
+        static DELAY: OnceLock<Duration> = OnceLock::new();
+        let delay = DELAY.get_or_init(|| {
+            let milliseconds = std::env::var("BEDSIDE_SYNC_DELAY_MS").ok();
+            Duration::from_millis(milliseconds.and_then(|text| text.parse().ok()).unwrap_or(0))
+        });
+        if !delay.is_zero() {
+            crate::clock::block(*delay);
+        }
+    }
 
     /// A bit for each fault.
     static ON: AtomicU64 = AtomicU64::new(0);

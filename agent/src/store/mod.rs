@@ -48,7 +48,7 @@ use crate::message::{Message, Position, RevisionId};
 use crate::sabotage::{self, Sabotage};
 use crate::worker::Worker;
 use codec::Codec;
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -174,7 +174,7 @@ impl Store {
         if let Some(changes) = changes {
             changes.write(&transaction, &mut self.codec, wall)?;
         }
-        transaction.commit()?;
+        commit(transaction)?;
         self.next_position += batch.len() as u64;
         self.account(batch, blob.len() as u64, segment, opened.is_some());
         Ok(first)
@@ -192,7 +192,7 @@ impl Store {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         changes.write(&transaction, &mut self.codec, wall)?;
-        transaction.commit()?;
+        commit(transaction)?;
         self.statistics.commits += 1;
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Store {
             )?;
             transaction.execute("DELETE FROM segment WHERE id = ?1", [segment.id])?;
             transaction.execute_batch(&format!("DROP TABLE journal_{}", segment.id))?;
-            transaction.commit()?;
+            commit(transaction)?;
             self.statistics.commits += 1;
             self.segments.remove(0);
         }
@@ -296,6 +296,12 @@ impl Store {
             None => 0,
         }
     }
+}
+
+/// Commits, in the time that the medium needs.
+fn commit(transaction: Transaction<'_>) -> rusqlite::Result<()> {
+    sabotage::wait_for_the_medium();
+    transaction.commit()
 }
 
 /// The store as the loops reach it: calls run in order on its worker.

@@ -12,6 +12,7 @@ pub struct Gateway {
     pub folder: PathBuf,
     configuration: String,
     environment: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 impl Gateway {
@@ -28,6 +29,7 @@ impl Gateway {
             folder,
             configuration,
             environment: Vec::new(),
+            program: None,
         }
     }
 
@@ -42,6 +44,27 @@ impl Gateway {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Gateway {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Another program than the agent that was built beside this one: a measuring program that is its own agent.
+    #[must_use]
+    pub fn program(mut self, path: PathBuf) -> Gateway {
+        self.program = Some(path);
+        self
+    }
+
+    /// Sets a member of `[store]` (`progress_interval`, `"300 ms"`).
+    #[must_use]
+    pub fn store(mut self, name: &str, value: &str) -> Gateway {
+        let given = format!("{name} = \"");
+        let kept = self
+            .configuration
+            .lines()
+            .filter(|line| !line.starts_with(&given));
+        let kept: Vec<&str> = kept.collect();
+        let line = format!("[store]\n{name} = \"{value}\"");
+        self.configuration = kept.join("\n").replacen("[store]", &line, 1) + "\n";
         self
     }
 
@@ -91,7 +114,11 @@ impl Gateway {
 
     /// The program with the environment of this gateway.
     pub fn command(&self) -> Command {
-        let mut words = program().into_iter();
+        let program = match &self.program {
+            Some(path) => vec![path.display().to_string()],
+            None => program(),
+        };
+        let mut words = program.into_iter();
         let mut command = Command::new(words.next().expect("a program"));
         command
             .args(words)
@@ -151,17 +178,18 @@ impl Gateway {
 
 /// The conservation rule: every match is accounted for.
 pub fn assert_balanced(accounts: &serde_json::Value) {
+    assert!(is_balanced(accounts), "{accounts}");
+}
+
+/// Whether every match is accounted for.
+pub fn is_balanced(accounts: &serde_json::Value) -> bool {
     let number = |name: &str| {
         accounts[name]
             .as_u64()
             .unwrap_or_else(|| panic!("no {name} in {accounts}"))
     };
     let states = ["delivered", "superseded", "buffered", "waiting", "dead", "lost"];
-    assert_eq!(
-        number("matches"),
-        states.iter().map(|s| number(s)).sum::<u64>(),
-        "{accounts}"
-    );
+    number("matches") == states.iter().map(|s| number(s)).sum::<u64>()
 }
 
 /// The command line of the program: `BEDSIDE_AGENT`, else what was built beside this test.

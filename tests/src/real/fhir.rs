@@ -83,6 +83,11 @@ pub fn wait_for(server: &FhirServer, sent: &[Sent], limit: Duration, log: impl F
     }
 }
 
+/// The place of a reading as [`readings`] spells it.
+pub fn place_of(device: &str, time: &str) -> (String, String) {
+    (device.to_owned(), whole(time))
+}
+
 /// A time with seven fraction digits, so that equal instants are equal texts.
 fn whole(time: &str) -> String {
     let time = time.trim_end_matches('Z');

@@ -5,6 +5,7 @@ pub mod fhir;
 pub mod mosquitto;
 pub mod publisher;
 pub mod serial_line;
+pub mod tap;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
