@@ -10,6 +10,7 @@
 pub mod conformance;
 pub mod event_hub_endpoint;
 pub mod fhir_server;
+pub mod fleet;
 pub mod measure;
 pub mod real;
 pub mod slow_line;
