@@ -167,6 +167,12 @@ pub struct Pipeline {
     pub trust: ClockTrust,
     /// State of the disk.
     pub disk: DiskState,
+    /// How far the full check of the store is, for `status`.
+    pub check: RefCell<String>,
+    /// Why the program has to end and start again.
+    pub fatal: RefCell<Option<String>>,
+    /// Wakes whoever ends it.
+    pub ending: Notify,
     /// Beats of the loops, for the watchdog: name and monotonic microseconds.
     pub beats: RefCell<HashMap<String, u64>>,
 }
@@ -196,7 +202,20 @@ impl Pipeline {
             .store
             .call(move |store| store.read_from(from, READ_BYTES))
             .await?;
+        self.note_damaged(&batch.damaged);
         Ok(batch.messages.into_iter().map(Entry::new).collect())
+    }
+
+    /// Notes positions that cannot be read; the loops that need them step over them and account for them.
+    pub fn note_damaged(&self, damaged: &[(Position, Position)]) {
+        for (first, last) in damaged {
+            if self.outbox.borrow_mut().note_damaged(*first, *last) {
+                tracing::error!(
+                    "messages {first} to {last} of the journal are damaged on the disk: those that were not sent yet are lost \
+                     and in the ledger, the others go on; look at `dmesg`, the storage may be worn out"
+                );
+            }
+        }
     }
 
     /// The set of packs with this number.

@@ -73,12 +73,13 @@ pub async fn run(
 fn skip_gap(pipeline: &Pipeline, from: Position) {
     let head = pipeline.head.get();
     let mut outbox = pipeline.outbox.borrow_mut();
+    let reason = outbox.reason_of_gap(from, head - 1);
     outbox.lose(crate::store::Loss {
         destination: None,
         source: None,
         range: Some((from, head - 1)),
         count: head - from,
-        reason: "not in the journal any more".to_owned(),
+        reason,
     });
     outbox.progress_mut().cursor = head - 1;
 }
@@ -93,12 +94,13 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
         .filter(|gap| *gap > 0)
     {
         let first = outbox.progress().cursor + 1;
+        let reason = outbox.reason_of_gap(first, stored.position - 1);
         outbox.lose(crate::store::Loss {
             destination: None,
             source: None,
             range: Some((first, stored.position - 1)),
             count: gap,
-            reason: "not in the journal any more".to_owned(),
+            reason,
         });
     }
     let progress = outbox.progress_mut();
@@ -292,6 +294,17 @@ pub async fn normalize_unmatched(
             rows: BTreeMap::new(),
         });
         outbox.forget_unmatched(run.first);
+        let missing = run.count.saturating_sub((results.len() + unmatched.len()) as u64);
+        if missing > 0 {
+            let reason = outbox.reason_of_gap(run.first, run.last);
+            outbox.lose(crate::store::Loss {
+                destination: None,
+                source: Some(source),
+                range: Some((run.first, run.last)),
+                count: missing,
+                reason,
+            });
+        }
         matched += results.len() as u64;
         for (entry, normalized) in results.values() {
             let progress = outbox.progress_mut();

@@ -166,6 +166,9 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         boot: recovered.boot,
         trust: config.clock.trust,
         disk: DiskState::default(),
+        check: RefCell::default(),
+        fatal: RefCell::default(),
+        ending: Notify::new(),
         beats: RefCell::default(),
     }
 }
@@ -273,6 +276,7 @@ impl Running {
         let forwarding = start_forwarding(&agent, surroundings, &forwarding_stop)?;
         helpers.push(spawn_local(upkeep::clock_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(upkeep::store_loop(Rc::clone(&agent))));
+        helpers.push(spawn_local(upkeep::check_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(ledger_events(Rc::clone(pipeline), source_events)));
         Ok(Running {
             agent,
@@ -299,6 +303,12 @@ impl Running {
             ended = &mut self.intake => Some(("intake", ended)),
             ended = &mut self.normalizing => Some(("normalizing", ended)),
             ended = first_ended(&mut self.forwarding) => Some(("forwarding", ended)),
+            () = self.agent.pipeline.ending.notified() => {
+                let reason = self.agent.pipeline.fatal.take().unwrap_or_default();
+                // What is known is kept if the file still takes it; the next start sets the file aside.
+                let _ = intake::commit_progress(&self.agent.pipeline).await;
+                anyhow::bail!("{reason}");
+            }
         };
         if let Some((name, ended)) = ended {
             // A loop ends only at stop: the service manager starts the process again, the store has everything.

@@ -107,6 +107,8 @@ impl Agent {
             folder: self.store_folder.display().to_string(),
             bytes,
             trouble: self.pipeline.disk.trouble.borrow().clone(),
+            check: self.pipeline.check.borrow().clone(),
+            damaged: self.pipeline.outbox.borrow().damaged(),
             statistics,
         };
         let clock_trusted = clock::is_trusted(self.pipeline.trust);
@@ -241,6 +243,12 @@ fn judge(status: &mut Status) {
         health = "trouble";
         problems.push(format!(
             "{trouble}: nothing is acknowledged until the store can be written"
+        ));
+    }
+    if status.store.damaged > 0 {
+        problems.push(format!(
+            "store: {} messages are damaged on the disk; the storage may be worn out (look at `dmesg`), plan to replace it",
+            status.store.damaged
         ));
     }
     for source in &status.sources {

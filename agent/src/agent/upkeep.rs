@@ -3,7 +3,8 @@
 use super::{Agent, Surroundings};
 use crate::forward::Destinations;
 use crate::packs::{PackFolder, PackProblem, PackSet};
-use crate::store::Loss;
+use crate::pipeline::Pipeline;
+use crate::store::{Loss, StoreError};
 use crate::{clock, process};
 use embassy_time::Timer;
 use std::rc::Rc;
@@ -116,6 +117,52 @@ pub(super) async fn clock_loop(agent: Rc<Agent>) {
         trusted = now;
         Timer::after_secs(1).await;
     }
+}
+
+/// The full check of the store, beside everything else: a slice at a time, so that no commit waits for it.
+pub(super) async fn check_loop(agent: Rc<Agent>) {
+    let pipeline = &agent.pipeline;
+    let mut damaged = 0;
+    loop {
+        let state = match pipeline.store.call(crate::store::Store::check_slice).await {
+            Ok(state) => state,
+            Err(StoreError::Stopped) => return,
+            Err(error) => {
+                tracing::warn!("check of the store: {error}; trying again");
+                Timer::after_secs(30).await;
+                continue;
+            }
+        };
+        damaged += state.damaged.len();
+        pipeline.note_damaged(&state.damaged);
+        if !state.broken.is_empty() {
+            condemn(pipeline, &state.broken.join("; ")).await;
+            return;
+        }
+        if state.done {
+            let text = match damaged {
+                0 => "no damage found".to_owned(),
+                runs => format!("{runs} damaged stretches of the journal, see the ledger"),
+            };
+            tracing::debug!("check of the store: {text}");
+            *pipeline.check.borrow_mut() = text;
+            return;
+        }
+        *pipeline.check.borrow_mut() = format!("at message {} of {}", state.reached, state.end);
+        Timer::after_millis(20).await;
+    }
+}
+
+/// The file is damaged where nothing can step over it: it is set aside by the next start, and this run ends for that.
+pub(crate) async fn condemn(pipeline: &Pipeline, reason: &str) {
+    let note = reason.to_owned();
+    if let Err(error) = pipeline.store.call(move |store| store.condemn(&note)).await {
+        tracing::error!("the store is damaged, which cannot be noted: {error}");
+    }
+    *pipeline.fatal.borrow_mut() = Some(format!(
+        "the store is damaged ({reason}): the next start sets it aside and goes on with a new one"
+    ));
+    pipeline.ending.notify_one();
 }
 
 /// Drops what nothing needs any more: segments beyond the history, unmatched messages, expired sent periods.

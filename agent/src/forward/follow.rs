@@ -4,8 +4,10 @@
 use super::pass::{Context, alive};
 use super::retry::Backoff;
 use super::{Fate, MessageDelivery, RawMessage};
+use crate::message::Position;
 use crate::pipeline::Entry;
-use crate::store::StoreError;
+use crate::store::outbox::Outbox;
+use crate::store::{Loss, StoreError};
 use embassy_time::{Duration, Timer, with_timeout};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ pub async fn forward_messages(
             }
         }
         if batch.is_empty() {
+            skip_damaged_end(&context, cursor);
             let committed = with_timeout(Duration::from_secs(5), context.pipeline.committed.notified());
             tokio::select! {
                 _ = committed => {}
@@ -90,10 +93,47 @@ pub async fn forward_messages(
     }
 }
 
+/// The journal ends in damaged messages: they are lost to this destination, which would wait for them for ever.
+fn skip_damaged_end(context: &Context, cursor: Position) {
+    let last = context.pipeline.head.get().saturating_sub(1);
+    let mut outbox = context.pipeline.outbox.borrow_mut();
+    if last > cursor && outbox.is_damaged(cursor + 1) {
+        let end = outbox.damaged_until(cursor + 1).min(last);
+        lose_gap(&mut outbox, context.handle.id, cursor + 1, end);
+    }
+}
+
+/// Messages that the journal cannot give: counted, in the ledger, and behind the cursor.
+fn lose_gap(outbox: &mut Outbox, destination: u32, first: Position, last: Position) {
+    let counters = outbox.destination_mut(destination);
+    // A destination that is new was never meant to have what was dropped before it.
+    let is_new = counters.cursor == 0 && counters.matches == 0;
+    counters.cursor = last;
+    if is_new && !outbox.is_damaged(first) {
+        return;
+    }
+    let count = last - first + 1;
+    let reason = outbox.reason_of_gap(first, last);
+    let counters = outbox.destination_mut(destination);
+    counters.matches += count;
+    counters.lost += count;
+    outbox.lose(Loss {
+        destination: Some(destination),
+        source: None,
+        range: Some((first, last)),
+        count,
+        reason,
+    });
+}
+
 fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDelivery) {
     let id = context.handle.id;
     let mut outbox = context.pipeline.outbox.borrow_mut();
     for (entry, fate) in batch.iter().zip(&delivery.fates) {
+        let expected = outbox.destination_mut(id).cursor + 1;
+        if entry.stored.position > expected {
+            lose_gap(&mut outbox, id, expected, entry.stored.position - 1);
+        }
         let counters = outbox.destination_mut(id);
         match fate {
             Fate::Delivered | Fate::Superseded => {

@@ -33,16 +33,20 @@
 //! the next intake commit, `fdatasync` instead of `fsync` (`.cargo/config.toml`), a write-ahead log that is overwritten and
 //! not grown.
 
+mod check;
 pub mod codec;
 mod open;
 pub mod outbox;
 pub mod progress;
 mod read;
+mod recover;
 mod schema;
+mod set_aside;
 
-pub use open::{Dating, Recovered};
+pub use check::CheckState;
 pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
-pub use read::{DeadLetterSummary, StoredBatch};
+pub use read::{DeadLetterSummary, Ranges, StoredBatch};
+pub use recover::{Dating, Recovered};
 
 use crate::message::{Message, Position, RevisionId};
 use crate::sabotage::{self, Sabotage};
@@ -96,6 +100,7 @@ pub struct Store {
     pub(crate) segments: Vec<Segment>,
     pub(crate) next_position: Position,
     pub(crate) statistics: Statistics,
+    pub(crate) check: check::Check,
 }
 
 /// What the store has written since it was opened.

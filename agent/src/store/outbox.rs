@@ -16,8 +16,9 @@ mod unwritten;
 
 use self::settle::WAIT_FIRST_US;
 use self::unwritten::Unwritten;
-use super::open::Recovered;
 use super::progress::{DestinationProgress, Progress, Row, UnmatchedRun};
+use super::read::Ranges;
+use super::recover::Recovered;
 use crate::forward::{Fate, GroupKey};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
@@ -71,6 +72,8 @@ pub struct Outbox {
     unmatched: BTreeMap<Position, UnmatchedRun>,
     open_runs: HashMap<SourceId, Position>,
     in_pass: HashMap<u32, HashSet<u64>>,
+    /// Positions of the journal that were found damaged since the start.
+    damaged: Ranges,
     pending: Unwritten,
     /// Numbers whose changes are on their way to the disk, to be written again if that fails.
     in_flight: Option<Unwritten>,
@@ -438,6 +441,36 @@ impl Outbox {
             }
         }
         backlog
+    }
+
+    /// Notes positions that the journal holds and cannot give back. Tells whether that is news.
+    pub fn note_damaged(&mut self, first: Position, last: Position) -> bool {
+        self.damaged.add(first, last)
+    }
+
+    /// Whether a position was found damaged.
+    pub fn is_damaged(&self, position: Position) -> bool {
+        self.damaged.end_of(position).is_some()
+    }
+
+    /// The last position of the damaged run that holds `position`.
+    pub fn damaged_until(&self, position: Position) -> Position {
+        self.damaged.end_of(position).map_or(position, |end| end - 1)
+    }
+
+    /// Messages of the journal that were found damaged since the start.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.count()
+    }
+
+    /// Why messages that a loop needs are not there, for the ledger.
+    pub fn reason_of_gap(&self, first: Position, last: Position) -> String {
+        let reason = if self.damaged.touches(first, last) {
+            "damaged in the journal"
+        } else {
+            "not in the journal any more"
+        };
+        reason.to_owned()
     }
 
     /// Receive time of the oldest unsent reading of a destination: ticks of 100 ns.

@@ -2,17 +2,82 @@
 
 use super::codec;
 use super::open::collect;
+use super::set_aside::is_corrupt;
 use super::{Store, StoreError};
 use crate::message::{Position, RevisionId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
 use rusqlite::{OptionalExtension, params};
+use std::collections::BTreeMap;
 
 /// Decoded messages of consecutive positions.
 #[derive(Clone, Debug, Default)]
 pub struct StoredBatch {
-    /// In order of position; gaps only where a segment was given up.
+    /// In order of position; gaps only where a segment was given up or a batch is damaged.
     pub messages: Vec<StoredMessage>,
+    /// Runs of positions that cannot be read: damaged after they were written.
+    pub damaged: Vec<(Position, Position)>,
 }
+
+/// Disjoint runs of positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges(BTreeMap<Position, Position>);
+
+impl Ranges {
+    /// Adds `first..=last`; runs that touch become one. Tells whether any of it was new.
+    pub fn add(&mut self, mut first: Position, mut last: Position) -> bool {
+        if self.end_of(first).is_some_and(|end| end > last) {
+            return false;
+        }
+        while let Some((&start, &end)) = self.0.range(..=last.saturating_add(1)).next_back() {
+            if end.saturating_add(1) < first {
+                break;
+            }
+            first = first.min(start);
+            last = last.max(end);
+            self.0.remove(&start);
+        }
+        self.0.insert(first, last);
+        true
+    }
+
+    /// The position behind the run that holds `position`, if one does.
+    pub fn end_of(&self, position: Position) -> Option<Position> {
+        let (_, last) = self.0.range(..=position).next_back()?;
+        (*last >= position).then_some(last + 1)
+    }
+
+    /// Whether a run has a position in `first..=last`.
+    pub fn touches(&self, first: Position, last: Position) -> bool {
+        self.0
+            .range(..=last)
+            .next_back()
+            .is_some_and(|(_, end)| *end >= first)
+    }
+
+    /// Number of positions.
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// What a walk through the journal meets.
+pub(super) enum Found<'a> {
+    /// A batch as its row holds it; not verified.
+    Batch {
+        first: Position,
+        count: u64,
+        blob: &'a [u8],
+    },
+    /// Positions that SQLite cannot read.
+    Damaged { first: Position, last: Position },
+}
+
+/// Reads that the disk may refuse at one place before it is taken for damaged; the place behind must be readable then.
+const REFUSED_READS: u32 = 3;
 
 /// Dead letters of one cause.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -31,12 +96,44 @@ pub struct DeadLetterSummary {
 
 impl Store {
     /// Messages from `from` on, at least one batch and about `limit_bytes` of compressed batches; empty at the end.
+    /// What is damaged is stepped over and said.
     ///
     /// # Errors
-    /// [`StoreError`]; [`StoreError::Damaged`] when a batch was damaged after it was written.
+    /// [`StoreError`] of a disk that refuses to read.
     pub fn read_from(&self, from: Position, limit_bytes: usize) -> Result<StoredBatch, StoreError> {
         let mut batch = StoredBatch::default();
         let mut bytes = 0;
+        let walked = self.walk(from, |found| match found {
+            Found::Batch { first, count, blob } => {
+                bytes += blob.len();
+                match codec::decode(first, count, blob) {
+                    Ok(messages) => {
+                        self.check.seen.borrow_mut().add(first, first + count - 1);
+                        let wanted = messages.into_iter().filter(|m| m.position >= from);
+                        batch.messages.extend(wanted);
+                    }
+                    Err(_) => batch.damaged.push((first.max(from), first + count - 1)),
+                }
+                bytes < limit_bytes || batch.messages.is_empty()
+            }
+            Found::Damaged { first, last } => {
+                batch.damaged.push((first, last));
+                true
+            }
+        });
+        match walked {
+            // What was read before the disk refused is good.
+            Err(_) if !batch.messages.is_empty() => Ok(batch),
+            other => other.map(|()| batch),
+        }
+    }
+
+    /// Gives the batches from the one that holds `from` on to `visit`, until it says no.
+    pub(super) fn walk(
+        &self,
+        from: Position,
+        mut visit: impl FnMut(Found<'_>) -> bool,
+    ) -> Result<(), StoreError> {
         for (number, segment) in self.segments.iter().enumerate() {
             let end = self
                 .segments
@@ -45,27 +142,101 @@ impl Store {
             if end <= from {
                 continue;
             }
-            let sql = format!(
-                "SELECT first, count, batch FROM journal_{0} WHERE first >= coalesce(
-                     (SELECT max(first) FROM journal_{0} WHERE first <= ?1), ?1) ORDER BY first",
-                segment.id
-            );
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let mut rows = statement.query([from as i64])?;
-            while let Some(row) = rows.next()? {
-                let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
-                bytes += blob.len();
-                let messages =
-                    codec::decode(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64, blob)?;
-                batch
-                    .messages
-                    .extend(messages.into_iter().filter(|m| m.position >= from));
-                if bytes >= limit_bytes && !batch.messages.is_empty() {
-                    return Ok(batch);
+            let mut at = from.max(segment.first);
+            while at < end {
+                let mut reached = at;
+                let error = match self.walk_segment(segment.id, at, end, &mut reached, &mut visit) {
+                    Ok(true) => break,
+                    Ok(false) => return Ok(()),
+                    Err(error) => error,
+                };
+                let behind = self.readable_behind(segment.id, reached, end);
+                if !is_corrupt(&error) {
+                    let (place, times) = self.check.refused.get();
+                    let times = if place == reached { times + 1 } else { 1 };
+                    self.check.refused.set((reached, times));
+                    if times < REFUSED_READS || behind.is_none() {
+                        return Err(error.into());
+                    }
+                }
+                at = behind.unwrap_or(end);
+                if !visit(Found::Damaged {
+                    first: reached,
+                    last: at - 1,
+                }) {
+                    return Ok(());
                 }
             }
         }
-        Ok(batch)
+        Ok(())
+    }
+
+    /// Batches of one segment; `reached` grows to the position behind the last one. Tells whether to go on.
+    fn walk_segment(
+        &self,
+        segment: u32,
+        at: Position,
+        end: Position,
+        reached: &mut Position,
+        visit: &mut impl FnMut(Found<'_>) -> bool,
+    ) -> rusqlite::Result<bool> {
+        let sql = format!(
+            "SELECT first, count, batch FROM journal_{segment} WHERE first >= coalesce(
+                 (SELECT max(first) FROM journal_{segment} WHERE first <= ?1), ?1) ORDER BY first"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([at as i64])?;
+        while let Some(row) = rows.next()? {
+            let (first, count) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
+            let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+            // A count that cannot be is damage of the row.
+            let behind = first.saturating_add(count);
+            if count == 0 || first >= end || behind > end {
+                return Err(rusqlite::Error::IntegralValueOutOfRange(1, count as i64));
+            }
+            if behind <= at {
+                continue;
+            }
+            *reached = behind;
+            if !visit(Found::Batch { first, count, blob }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first batch behind `reached` that can be looked up, in a segment that ends before `end`: pages that are
+    /// broken make a stretch of look-ups fail, the others work.
+    fn readable_behind(&self, segment: u32, reached: Position, end: Position) -> Option<Position> {
+        let sql = format!("SELECT first FROM journal_{segment} WHERE first >= ?1 ORDER BY first LIMIT 1");
+        let look = |at: Position| -> Option<Position> {
+            let mut statement = self.connection.prepare_cached(&sql).ok()?;
+            let found = statement.query_row([at as i64], |row| row.get::<_, i64>(0));
+            Some(match found.optional().ok()? {
+                Some(first) => (first as u64).min(end),
+                None => end,
+            })
+        };
+        let (mut fails, mut step) = (reached, 1);
+        let (mut works, mut found) = loop {
+            let at = reached.saturating_add(step);
+            if at >= end {
+                return None;
+            }
+            match look(at) {
+                Some(first) => break (at, first),
+                None => fails = at,
+            }
+            step *= 2;
+        };
+        while works - fails > 1 {
+            let middle = fails + (works - fails) / 2;
+            match look(middle) {
+                Some(first) => (works, found) = (middle, first),
+                None => fails = middle,
+            }
+        }
+        Some(found).filter(|first| *first < end)
     }
 
     /// The texts of a set of packs.

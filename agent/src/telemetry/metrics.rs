@@ -127,6 +127,16 @@ pub fn render(status: &Status) -> String {
             status.store.bytes,
         ),
         (
+            "bedside_store_damaged_messages",
+            "Messages found damaged since the start.",
+            status.store.damaged,
+        ),
+        (
+            "bedside_store_trouble",
+            "1 while the store cannot be written.",
+            u64::from(status.store.trouble.is_some()),
+        ),
+        (
             "bedside_store_commits",
             "Synced commits since the start.",
             status.store.statistics.commits,

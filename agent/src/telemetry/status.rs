@@ -198,6 +198,10 @@ pub struct StoreState {
     pub bytes: u64,
     /// Why it cannot be written.
     pub trouble: Option<String>,
+    /// How far the full check since the start is.
+    pub check: String,
+    /// Messages that were found damaged since the start.
+    pub damaged: u64,
     /// Written since the start.
     #[serde(flatten)]
     pub statistics: Statistics,

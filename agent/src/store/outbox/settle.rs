@@ -158,12 +158,13 @@ impl Outbox {
         }
         if missing > 0 {
             self.destination_mut(before.destination).lost += missing;
+            let reason = self.reason_of_gap(before.first, before.last);
             self.pending.losses.push(Loss {
                 destination: Some(before.destination),
                 source: None,
                 range: Some((before.first, before.last)),
                 count: missing,
-                reason: "not in the journal any more".to_owned(),
+                reason,
             });
         }
     }
