@@ -234,3 +234,19 @@ fn a_wrong_key_an_unknown_hub_a_stranger_and_an_outage_each_have_their_name() {
     assert_eq!(delivery.link, Link::Up);
     assert_eq!(endpoint.events().len(), 2);
 }
+
+#[test]
+fn a_publisher_is_taken_with_the_signature_for_it_alone() {
+    let endpoint = EventHubEndpoint::start(Settings::default());
+    let config = config(&endpoint, |text| {
+        text.replace("max_batch_bytes", "publisher = \"bed-12\"\nmax_batch_bytes")
+    });
+    let delivery = deliver(&mut destination(&config), messages(1..4, 1));
+    assert_eq!(delivery.link, Link::Up, "{:?}", endpoint.refusals());
+    let keys: Vec<_> = endpoint
+        .events()
+        .into_iter()
+        .map(|event| event.partition_key)
+        .collect();
+    assert_eq!(keys, vec![Some("bed-12".to_owned()); 3]);
+}

@@ -105,6 +105,12 @@ pub struct EventHubConfig {
     /// `gateway` (default) or `device`.
     #[serde(default)]
     pub partition_key: PartitionKey,
+    /// Sends as this publisher (`/hub/publishers/NAME/messages`), with a signature for it alone; it is the partition key.
+    #[serde(default)]
+    pub publisher: Option<String>,
+    /// Puts the event id into bodies that are JSON objects too, as member `bedsideEventId`.
+    #[serde(default)]
+    pub event_id_in_body: bool,
     /// Largest publication in bytes: 262144 for the Basic tier, 1048576 otherwise.
     #[serde(default = "default_max_event_batch")]
     pub max_batch_bytes: usize,

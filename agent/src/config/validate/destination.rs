@@ -3,7 +3,7 @@
 use super::super::azure;
 use super::super::tree::Step::{Item, Member};
 use super::super::{
-    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig,
+    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, PartitionKey,
 };
 use super::{Check, fhir_base, is_host_and_port, is_local};
 
@@ -107,6 +107,24 @@ impl Check<'_> {
                 "It is one of sas, connection-string, client-credentials, managed-identity, bearer; for example auth = { \
                  kind = \"sas\", key_name = \"gateway\", key = \"credential:event-hub-key\" }.",
             );
+        }
+        if let Some(publisher) = &hub.publisher {
+            if !(1..=128).contains(&publisher.len()) || !publisher.chars().all(in_hub_name) {
+                self.error(
+                    "InvalidEventHubException",
+                    &at("publisher"),
+                    "It is no name of a publisher.",
+                    "At most 128 letters, digits, \"-\", \"_\" and \".\", for example the gateway id.",
+                );
+            }
+            if hub.partition_key == PartitionKey::Device {
+                self.error(
+                    "WrongValue",
+                    &at("partition_key"),
+                    "A publisher is the partition key of everything that it sends.",
+                    "Leave partition_key or publisher out.",
+                );
+            }
         }
         if !(1024..=20 * 1024 * 1024).contains(&hub.max_batch_bytes) {
             self.error(

@@ -59,6 +59,13 @@ pub(super) fn no_credential(text: &str) -> Verdict {
     down("UnauthorizedAccessEventHubException", text.to_owned(), None)
 }
 
+/// A token that somebody else made is over, or our clock is ahead.
+pub(super) fn expired(trust: ClockTrust) -> Verdict {
+    let text = "the shared access signature has expired by the clock of this gateway: put a new one in its place, or a key, \
+                which renews itself";
+    or_the_clock(trust, no_credential(text))
+}
+
 /// No token from somebody else.
 pub(super) fn of_auth(error: &AuthError, trust: ClockTrust) -> Verdict {
     let name = match error {

@@ -51,11 +51,23 @@ fn common(origin: &Origin, id: &str, received: Stamp) -> Map<String, Value> {
     properties
 }
 
+/// A body that is a JSON object with the event id as its last member, every other byte as it came; any other body as it is.
+fn with_id(body: &str, id: &str) -> String {
+    let object: Result<Map<String, Value>, _> = serde_json::from_str(body);
+    match (object, body.trim_end().strip_suffix('}')) {
+        (Ok(object), Some(open)) if !object.contains_key("bedsideEventId") => {
+            let comma = if object.is_empty() { "" } else { "," };
+            format!("{open}{comma}\"bedsideEventId\":{}}}", json!(id))
+        }
+        _ => body.to_owned(),
+    }
+}
+
 /// The event of a message.
 ///
 /// # Errors
 /// The record of a message of which only the head was kept.
-pub(super) fn of_message(origin: &Origin, raw: &RawMessage) -> Result<Event, ErrorRecord> {
+pub(super) fn of_message(origin: &Origin, raw: &RawMessage, id_in_body: bool) -> Result<Event, ErrorRecord> {
     let message = &raw.stored.message;
     if let PayloadKind::Truncated { length, .. } = message.kind {
         let text = format!("the message has {length} bytes, more than the source takes (max_message_bytes)");
@@ -78,6 +90,7 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage) -> Result<Event, Err
         properties.insert("bedside-possible-repeat".to_owned(), json!("true"));
     }
     let element = match std::str::from_utf8(message.payload.bytes()) {
+        Ok(text) if id_in_body => json!({ "Body": with_id(text, &id), "UserProperties": properties }),
         Ok(text) => json!({ "Body": text, "UserProperties": properties }),
         Err(_) => {
             properties.insert("bedside-body".to_owned(), json!("base64"));
@@ -93,11 +106,19 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage) -> Result<Event, Err
 }
 
 /// The event of a measurement.
-pub(super) fn of_measurement(origin: &Origin, group: &Group, reading: &GroupReading) -> Event {
+pub(super) fn of_measurement(
+    origin: &Origin,
+    group: &Group,
+    reading: &GroupReading,
+    id_in_body: bool,
+) -> Event {
     let id = event_id(origin, reading.position, Some(reading.match_number));
     let mut properties = common(origin, &id, reading.received);
     properties.insert("bedside-pack".to_owned(), json!(&*group.key.pack));
-    let body = measurement_json(&reading.measurement, reading.received).to_string();
+    let mut body = measurement_json(&reading.measurement, reading.received).to_string();
+    if id_in_body {
+        body = with_id(&body, &id);
+    }
     let element = json!({ "Body": body, "UserProperties": properties });
     Event {
         id,

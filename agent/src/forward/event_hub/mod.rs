@@ -56,6 +56,10 @@ pub struct EventHubDestination {
     trust: ClockTrust,
     origin: Origin,
     partition_key: PartitionKey,
+    /// The address names the partition key.
+    is_publisher: bool,
+    event_id_in_body: bool,
+    warned_of_expiry: bool,
     /// Largest publication in bytes, as configured.
     limit: usize,
     /// Where events are cut into publications.
@@ -84,7 +88,19 @@ impl EventHubDestination {
             return Err(ErrorRecord::new("InvalidEventHubException", text));
         }
         let base = format!("https://{}", config.namespace.to_ascii_lowercase());
-        let tokens = |credential| Auth::Sas(sas::Tokens::new(credential, &config.namespace, &config.hub));
+        // The signature is for what is sent to and for nothing else.
+        let resource = match &config.publisher {
+            Some(publisher) => format!("{}/publishers/{publisher}", config.hub),
+            None => config.hub.clone(),
+        };
+        let tokens = |credential| {
+            Auth::Sas(sas::Tokens::new(
+                credential,
+                &config.namespace,
+                &config.hub,
+                &resource,
+            ))
+        };
         let auth = match &config.auth {
             AuthConfig::Sas { key_name, key } => tokens(sas::Credential::Key {
                 name: key_name.clone(),
@@ -105,7 +121,10 @@ impl EventHubDestination {
             }
         };
         Ok(EventHubDestination {
-            url: format!("{base}/{}/messages?timeout=60&api-version=2014-01", config.hub),
+            url: format!("{base}/{resource}/messages?timeout=60&api-version=2014-01"),
+            is_publisher: config.publisher.is_some(),
+            event_id_in_body: config.event_id_in_body,
+            warned_of_expiry: false,
             http,
             auth,
             trust,
@@ -123,7 +142,7 @@ impl EventHubDestination {
     pub async fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> MessageDelivery {
         let events = messages
             .iter()
-            .map(|raw| event::of_message(&self.origin, raw))
+            .map(|raw| event::of_message(&self.origin, raw, self.event_id_in_body))
             .collect();
         let (fates, link) = self.send(events).await;
         MessageDelivery { fates, link }
@@ -146,7 +165,14 @@ impl EventHubDestination {
         let events = places
             .iter()
             .filter_map(|place| reading(*place))
-            .map(|(group, reading)| Ok(event::of_measurement(&self.origin, group, reading)))
+            .map(|(group, reading)| {
+                Ok(event::of_measurement(
+                    &self.origin,
+                    group,
+                    reading,
+                    self.event_id_in_body,
+                ))
+            })
             .collect();
         let (sent, link) = self.send(events).await;
         let mut delivery = Delivery {
@@ -290,12 +316,14 @@ impl EventHubDestination {
 
     /// Sends one publication; after a 401 once more with a new token.
     async fn publish(&mut self, key: &str, body: Vec<u8>) -> Verdict {
-        let key = serde_json::json!({ "PartitionKey": key }).to_string();
-        let request = HttpRequest::with_body(Method::Post, &self.url, body)
+        let mut request = HttpRequest::with_body(Method::Post, &self.url, body)
             .header("content-type", "application/vnd.microsoft.servicebus.json")
             // The hub must not repeat a publication behind our back: repeats are ours, with the same ids.
-            .header("x-ms-retrypolicy", "NoRetry")
-            .header("brokerproperties", key);
+            .header("x-ms-retrypolicy", "NoRetry");
+        if !self.is_publisher {
+            let key = serde_json::json!({ "PartitionKey": key }).to_string();
+            request = request.header("brokerproperties", key);
+        }
         let mut response = match self.request(request.clone()).await {
             Ok(response) => response,
             Err(verdict) => return verdict,
@@ -312,7 +340,20 @@ impl EventHubDestination {
     async fn request(&mut self, mut request: HttpRequest) -> Result<HttpResponse, Verdict> {
         let request = match &mut self.auth {
             Auth::Sas(tokens) => {
-                request.authorization = Some(tokens.header().map_err(|text| answer::no_credential(&text))?);
+                let header = tokens.header().map_err(|text| answer::no_credential(&text))?;
+                match sas::seconds_left(&header) {
+                    Some(..=0) => return Err(answer::expired(self.trust)),
+                    Some(left @ ..=sas::EXPIRES_SOON) if tokens.ready_made && !self.warned_of_expiry => {
+                        self.warned_of_expiry = true;
+                        tracing::warn!(
+                            "the shared access signature for {} expires in {} hours: put a new one in its place",
+                            self.origin.gateway,
+                            left / 3600
+                        );
+                    }
+                    _ => {}
+                }
+                request.authorization = Some(header);
                 request
             }
             Auth::Other(authorizer) => authorizer

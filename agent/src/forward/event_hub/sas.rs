@@ -17,6 +17,17 @@ const LIFETIME: i64 = 3600;
 /// Seconds before its end from which a token is not used any more.
 const MARGIN: i64 = 900;
 
+/// A token that somebody else made is worth a warning when it has fewer seconds left.
+pub(super) const EXPIRES_SOON: i64 = 86_400;
+
+/// Seconds until the token in this header expires by the wall clock; none when it does not say.
+pub(super) fn seconds_left(header: &str) -> Option<i64> {
+    let fields = header.strip_prefix("SharedAccessSignature ")?;
+    let expiry = fields.split('&').find_map(|field| field.strip_prefix("se="))?;
+    let expiry = expiry.parse::<i64>().ok()?;
+    Some(expiry.saturating_sub(clock::wall().ticks().div_euclid(10_000_000)))
+}
+
 /// The token for `uri` until `expiry` (Unix seconds), as the value of an `Authorization` header.
 pub fn token(uri: &str, key_name: &str, key: &str, expiry: i64) -> String {
     let uri = percent_encode(uri);
@@ -43,6 +54,10 @@ pub(super) struct Tokens {
     /// Host of the namespace, in lower case.
     host: String,
     hub: String,
+    /// Path that the token is for: the hub, or a publisher of it.
+    resource: String,
+    /// Somebody else made the token: it does not renew itself.
+    pub ready_made: bool,
     cached: Option<Cached>,
 }
 
@@ -61,11 +76,13 @@ impl std::fmt::Debug for Cached {
 }
 
 impl Tokens {
-    pub fn new(credential: Credential, namespace: &str, hub: &str) -> Tokens {
+    pub fn new(credential: Credential, namespace: &str, hub: &str, resource: &str) -> Tokens {
         Tokens {
             credential,
             host: namespace.to_ascii_lowercase(),
             hub: hub.to_owned(),
+            resource: resource.to_owned(),
+            ready_made: false,
             cached: None,
         }
     }
@@ -101,8 +118,8 @@ impl Tokens {
         now.is_some() && now != before
     }
 
-    fn make(&self, now: i64) -> Result<String, String> {
-        let uri = format!("https://{}/{}", self.host, self.hub);
+    fn make(&mut self, now: i64) -> Result<String, String> {
+        let uri = format!("https://{}/{}", self.host, self.resource);
         let expiry = now.saturating_add(LIFETIME);
         match &self.credential {
             Credential::Key { name, key } => {
@@ -126,7 +143,10 @@ impl Tokens {
                 }
                 match parsed.rule {
                     Rule::Key { name, key } => Ok(token(&uri, &name, &key, expiry)),
-                    Rule::Signature(header) => Ok(header),
+                    Rule::Signature(header) => {
+                        self.ready_made = true;
+                        Ok(header)
+                    }
                 }
             }
         }
@@ -232,6 +252,7 @@ mod tests {
                 },
                 "Ward.servicebus.windows.net",
                 "devicedata",
+                "devicedata",
             );
             let first = tokens.header().unwrap();
             assert!(first.contains("sr=https%3A%2F%2Fward.servicebus.windows.net%2Fdevicedata&"));
@@ -257,6 +278,7 @@ mod tests {
                 key,
             },
             "ward.servicebus.windows.net",
+            "hub",
             "hub",
         );
         let start = Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
@@ -292,7 +314,7 @@ mod tests {
         ] {
             let (_file, string) = secret(&text);
             let credential = Credential::ConnectionString(string);
-            let header = Tokens::new(credential, "ward.servicebus.windows.net", "hub").header();
+            let header = Tokens::new(credential, "ward.servicebus.windows.net", "hub", "hub").header();
             match (header, expected) {
                 (Ok(header), Ok(())) => assert!(header.ends_with("&skn=send"), "{header}"),
                 (Err(error), Err(part)) => {
@@ -307,6 +329,7 @@ mod tests {
         let header = Tokens::new(
             Credential::ConnectionString(ready),
             "ward.servicebus.windows.net",
+            "hub",
             "hub",
         )
         .header();

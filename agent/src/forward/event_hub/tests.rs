@@ -433,3 +433,73 @@ fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_th
          \"CorrelationId\":null,\"Properties\":[{\"Name\":\"hr\",\"Value\":\"78\"}]}"
     );
 }
+
+#[test]
+fn a_publisher_is_in_address_and_signature_and_no_other_partition_key_is_named() {
+    let mut bench = Bench::new(
+        |config| config.publisher = Some("bed-12".to_owned()),
+        |_| response(201),
+    );
+    assert_eq!(bench.deliver(numbered(2)).link, Link::Up);
+    let seen = bench.seen();
+    assert_eq!(
+        seen[0].url,
+        "https://ward.servicebus.windows.net/devicedata/publishers/bed-12/messages?timeout=60&api-version=2014-01"
+    );
+    let token = seen[0].authorization.as_ref().unwrap();
+    assert!(
+        token.contains("sr=https%3A%2F%2Fward.servicebus.windows.net%2Fdevicedata%2Fpublishers%2Fbed-12&")
+    );
+    assert!(
+        seen[0]
+            .headers
+            .iter()
+            .all(|(name, _)| *name != "brokerproperties")
+    );
+}
+
+#[test]
+fn the_event_id_in_the_body_leaves_every_other_byte_as_it_came() {
+    let mut bench = Bench::new(|config| config.event_id_in_body = true, |_| response(201));
+    let messages = ["{\"a\": 1.50 }", "{}", "[1]", "x", "{\"bedsideEventId\":7}"];
+    let messages = messages
+        .iter()
+        .zip(1..)
+        .map(|(text, n)| message(n, text.as_bytes(), "d1"))
+        .collect();
+    bench.deliver(messages);
+    assert_eq!(
+        bodies(&bench.seen()[0]),
+        [
+            "{\"a\": 1.50 ,\"bedsideEventId\":\"bed-12/s1/1\"}",
+            "{\"bedsideEventId\":\"bed-12/s1/2\"}",
+            "[1]",
+            "x",
+            "{\"bedsideEventId\":7}"
+        ]
+    );
+}
+
+#[test]
+fn a_ready_made_token_that_is_over_is_not_sent_and_named_unless_the_clock_is_to_blame() {
+    for (trusted, expected) in [(true, "has expired"), (false, "clock")] {
+        crate::clock::simulate(stamp().wall, async move {
+            crate::clock::simulate_trust(trusted);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let text = "Endpoint=sb://ward.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature \
+                        sr=x&sig=y&se=1700000000&skn=z";
+            std::fs::write(file.path(), text).unwrap();
+            let value = SecretRef::File(file.path().to_owned());
+            let change = |config: &mut EventHubConfig| config.auth = AuthConfig::ConnectionString { value };
+            let mut bench = Bench::new(change, |_| response(201));
+            let delivery = bench.destination.deliver_messages(numbered(1)).await;
+            match delivery.link {
+                Link::Down { error, .. } => assert!(trusted && error.text.contains(expected), "{}", error.text),
+                other => assert!(!trusted && other == Link::WaitingForClock, "{other:?}"),
+            }
+            assert_eq!(delivery.fates, vec![Fate::Retry]);
+            assert!(bench.seen().is_empty(), "an expired token must not travel");
+        })
+        .unwrap();
+    }
+}
