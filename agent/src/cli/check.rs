@@ -51,6 +51,14 @@ struct Report {
     found: Vec<Found>,
 }
 
+/// All findings about packs as `check` shows them, and how many of them are errors.
+pub(super) fn check_packs(located: &Located) -> (String, usize) {
+    let mut report = Report::default();
+    report.packs(located, None);
+    let shown = report.found.iter().map(|found| format!("{}\n", found.shown));
+    (shown.collect(), report.count(Severity::Error))
+}
+
 #[derive(Debug)]
 struct Found {
     file: String,

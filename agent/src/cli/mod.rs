@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 mod log;
 pub mod map;
+pub mod mappings;
 mod packs;
 pub mod run;
 pub mod simulate;
@@ -57,6 +58,7 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     Map(map::Map),
+    Mappings(mappings::Mappings),
     Simulate(simulate::Simulate),
 }
 
@@ -81,6 +83,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Check(check) => check.run(),
             Command::Map(map) => map.run(),
+            Command::Mappings(mappings) => mappings.run(),
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),
