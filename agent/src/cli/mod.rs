@@ -9,6 +9,7 @@ pub mod map;
 pub mod mappings;
 mod packs;
 pub mod run;
+pub mod serial;
 pub mod simulate;
 pub mod status;
 
@@ -60,6 +61,7 @@ enum Command {
     Map(map::Map),
     Mappings(mappings::Mappings),
     Simulate(simulate::Simulate),
+    Serial(serial::Serial),
 }
 
 /// How a command shows its result.
@@ -87,6 +89,7 @@ impl Cli {
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),
+            Command::Serial(serial) => serial.run(),
         }
     }
 }

@@ -13,11 +13,13 @@ pub mod framing;
 mod line;
 mod open;
 pub mod port_name;
+pub mod sniff;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use self::drivers::{Driver, PortSettings, Speaks};
+pub(crate) use self::open::{apply as apply_settings, open as open_port};
 use crate::config::SerialConfig;
 use crate::ingest::{Acknowledger, SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};

@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 const NAMES_SHOWN: usize = 8;
 
 /// Opens `path`; a link is resolved anew each time.
-pub(super) fn open(path: &Path, settings: PortSettings) -> Result<SerialStream, ErrorRecord> {
+pub(crate) fn open(path: &Path, settings: PortSettings) -> Result<SerialStream, ErrorRecord> {
     let builder = tokio_serial::new(path.to_string_lossy(), settings.baud)
         .data_bits(data_bits(settings))
         .parity(parity(settings))
@@ -35,7 +35,7 @@ pub(super) fn open(path: &Path, settings: PortSettings) -> Result<SerialStream, 
 }
 
 /// Changes the settings of an open port.
-pub(super) fn apply(port: &mut SerialStream, settings: PortSettings) -> Result<(), tokio_serial::Error> {
+pub(crate) fn apply(port: &mut SerialStream, settings: PortSettings) -> Result<(), tokio_serial::Error> {
     port.set_baud_rate(settings.baud)?;
     port.set_data_bits(data_bits(settings))?;
     port.set_parity(parity(settings))?;
