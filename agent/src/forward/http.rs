@@ -115,6 +115,11 @@ impl HttpResponse {
             .map(|(_, value)| value.as_str())
     }
 
+    /// What the server takes for now (`Date`): Unix seconds.
+    pub fn server_time(&self) -> Option<i64> {
+        self.header("date").and_then(http_date)
+    }
+
     /// Whether the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
@@ -134,8 +139,7 @@ impl HttpResponse {
             }
             let until = http_date(text)?;
             let now = self
-                .header("date")
-                .and_then(http_date)
+                .server_time()
                 .unwrap_or_else(|| crate::clock::wall().ticks().div_euclid(10_000_000));
             u64::try_from(until.saturating_sub(now)).ok()?.checked_mul(1000)
         })?;

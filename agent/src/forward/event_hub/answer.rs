@@ -107,10 +107,15 @@ pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict
         )),
         413 => Verdict::TooLarge,
         401 => {
-            let text = format!(
-                "the event hub refuses the token (401{said}): check key name and key, that the rule has the right Send, and \
-                 the clock of this gateway"
-            );
+            let text = match minutes_off(response) {
+                Some(minutes) => format!(
+                    "the event hub refuses the token (401{said}): the clock of this gateway is {minutes} minutes off that of \
+                     the hub, and tokens are dated by it: set the clock"
+                ),
+                None => format!(
+                    "the event hub refuses the token (401{said}): check key name and key, and that the rule has the right Send"
+                ),
+            };
             or_the_clock(trust, down("UnauthorizedAccessEventHubException", text, None))
         }
         403 => {
@@ -137,6 +142,13 @@ pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict
             down("EventHubProducerClientException", text, retry_after)
         }
     }
+}
+
+/// Minutes between our clock and the hub's, when they are enough to spoil a token.
+fn minutes_off(response: &HttpResponse) -> Option<u64> {
+    let ours = clock::wall().ticks().div_euclid(10_000_000);
+    let minutes = response.server_time()?.abs_diff(ours) / 60;
+    (minutes >= 5).then_some(minutes)
 }
 
 /// `<Detail>` of the error that Azure writes, in front of its tracking id: codes and words about the request, never a body.

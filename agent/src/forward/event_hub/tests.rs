@@ -503,3 +503,32 @@ fn a_ready_made_token_that_is_over_is_not_sent_and_named_unless_the_clock_is_to_
         .unwrap();
     }
 }
+
+#[test]
+fn a_refused_token_blames_the_clock_only_when_it_differs_from_that_of_the_hub() {
+    for (date, expected) in [
+        (Some("Mon, 21 Sep 2026 14:53:20 GMT"), "40 minutes off"),
+        (Some("Mon, 21 Sep 2026 13:33:20 GMT"), "40 minutes off"),
+        (Some("Mon, 21 Sep 2026 14:14:00 GMT"), "check key name"),
+        (None, "check key name"),
+    ] {
+        crate::clock::simulate(stamp().wall, async move {
+            let refusal = HttpResponse {
+                status: 401,
+                headers: date
+                    .iter()
+                    .map(|date| ("date".to_owned(), (*date).to_owned()))
+                    .collect(),
+                body: Payload::default(),
+            };
+            let mut bench = Bench::new(|_| {}, move |_| Ok(refusal.clone()));
+            match bench.destination.deliver_messages(numbered(1)).await.link {
+                Link::Down { error, .. } => {
+                    assert!(error.text.contains(expected), "{date:?}: {}", error.text)
+                }
+                other => panic!("{other:?}"),
+            }
+        })
+        .unwrap();
+    }
+}
