@@ -1,0 +1,334 @@
+//! The file calls of the C library, recorded where they are below the folder. The linker prefers these to the library's.
+
+use crate::model::{Chance, Image, Medium};
+use libc::{c_char, c_int, c_uint, c_void, off_t, size_t, ssize_t};
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+enum Open {
+    File(usize, bool),
+    Folder,
+}
+
+struct Disk {
+    folder: PathBuf,
+    medium: Medium,
+    open: HashMap<c_int, Open>,
+    operations: u64,
+    cut_at: u64,
+    chance: Chance,
+    left: Option<Image>,
+    on_cut: Option<Box<dyn FnOnce() + Send>>,
+}
+
+static ATTACHED: AtomicBool = AtomicBool::new(false);
+static DISK: Mutex<Option<Disk>> = Mutex::new(None);
+
+fn disk() -> MutexGuard<'static, Option<Disk>> {
+    DISK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts `image` into `folder` (absolute, without links, empty) and records from now on; `on_cut` is called at the cut.
+///
+/// # Errors
+/// The file system's.
+pub fn attach(
+    folder: &Path,
+    image: &Image,
+    seed: u64,
+    on_cut: Box<dyn FnOnce() + Send>,
+) -> std::io::Result<()> {
+    detach();
+    image.write_to(folder)?;
+    *disk() = Some(Disk {
+        folder: folder.to_owned(),
+        medium: Medium::of(image),
+        open: HashMap::new(),
+        operations: 0,
+        cut_at: u64::MAX,
+        chance: Chance(seed),
+        left: None,
+        on_cut: Some(on_cut),
+    });
+    ATTACHED.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Cuts the power at the `operations`-th change, sync or naming from now on.
+pub fn cut_after(operations: u64) {
+    if let Some(disk) = disk().as_mut() {
+        disk.cut_at = disk.operations + operations;
+    }
+}
+
+/// Whether the power is cut: nothing is written any more, and nobody sees what the process does.
+pub fn cut_has_come() -> bool {
+    disk().as_ref().is_some_and(|disk| disk.left.is_some())
+}
+
+/// Changes, syncs and namings so far.
+pub fn operations() -> u64 {
+    disk().as_ref().map_or(0, |disk| disk.operations)
+}
+
+/// Ends the recording; returns what a cut left, the planned one or one now.
+pub fn detach() -> Option<Image> {
+    ATTACHED.store(false, Ordering::SeqCst);
+    let mut disk = disk().take()?;
+    Some(match disk.left.take() {
+        Some(left) => left,
+        None => disk.medium.after_cut(&mut disk.chance),
+    })
+}
+
+impl Disk {
+    /// Does `change` unless the power is cut, and cuts it when it is time: what is under way then may arrive or not.
+    fn step(&mut self, synced: bool, change: impl FnOnce(&mut Medium)) -> bool {
+        if self.left.is_some() {
+            return false;
+        }
+        self.operations += 1;
+        let cut = self.operations >= self.cut_at;
+        if !(cut && synced) {
+            change(&mut self.medium);
+        }
+        if cut {
+            self.left = Some(self.medium.after_cut(&mut self.chance));
+        }
+        !cut
+    }
+}
+
+/// Runs `work` with the disk, if one is attached.
+fn with<T>(work: impl FnOnce(&mut Disk) -> Option<T>) -> Option<T> {
+    if !ATTACHED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let mut guard = disk();
+    let disk = guard.as_mut()?;
+    let result = work(disk);
+    let on_cut = if disk.left.is_some() {
+        disk.on_cut.take()
+    } else {
+        None
+    };
+    // Whoever is told may write to a descriptor, and comes back here.
+    drop(guard);
+    if let Some(on_cut) = on_cut {
+        on_cut();
+    }
+    result
+}
+
+/// # Safety
+/// `path` is a C string.
+unsafe fn below(disk: &Disk, path: *const c_char) -> Option<PathBuf> {
+    // SAFETY: the caller's promise.
+    let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()));
+    path.strip_prefix(&disk.folder).ok().map(Path::to_owned)
+}
+
+fn no_power() -> c_int {
+    // SAFETY: errno of this thread.
+    unsafe { *libc::__errno_location() = libc::EIO };
+    -1
+}
+
+fn changes_file(descriptor: c_int, change: impl FnOnce(&mut Medium, usize)) -> Option<bool> {
+    with(|disk| {
+        let Some(Open::File(file, _)) = disk.open.get(&descriptor) else {
+            return None;
+        };
+        let file = *file;
+        Some(disk.step(false, |medium| change(medium, file)))
+    })
+}
+
+unsafe fn open_any(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    // SAFETY: what the caller of `open` gave.
+    let inside = with(|disk| unsafe { below(disk, path) });
+    let is_new = |inside: &Path| with(|disk| disk.medium.find(inside)).is_none();
+    if let Some(inside) = inside.as_deref()
+        && !inside.as_os_str().is_empty()
+        && flags & libc::O_CREAT != 0
+        && is_new(inside)
+        && with(|disk| {
+            Some(disk.step(false, |medium| {
+                medium.create(inside);
+            }))
+        }) == Some(false)
+    {
+        return no_power();
+    }
+    // SAFETY: what the caller of `open` gave.
+    let descriptor = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) } as c_int;
+    if let Some(inside) = inside.filter(|_| descriptor >= 0) {
+        with(|disk| {
+            let open = match disk.medium.find(&inside) {
+                Some(file) => {
+                    if flags & libc::O_TRUNC != 0 {
+                        disk.step(false, |medium| medium.truncate(file, 0));
+                    }
+                    Open::File(file, flags & libc::O_APPEND != 0)
+                }
+                None => Open::Folder,
+            };
+            disk.open.insert(descriptor, open)
+        });
+    }
+    descriptor
+}
+
+macro_rules! opens {
+    ($($name:ident)*) => {$(
+        /// `open`.
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+            // SAFETY: the caller's promise.
+            unsafe { open_any(path, flags, mode) }
+        }
+    )*};
+}
+opens!(open open64);
+
+/// `close`.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close(descriptor: c_int) -> c_int {
+    with(|disk| disk.open.remove(&descriptor));
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_close, descriptor) as c_int }
+}
+
+macro_rules! writes_at {
+    ($($name:ident)*) => {$(
+        /// `pwrite`.
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            descriptor: c_int, data: *const c_void, length: size_t, offset: off_t,
+        ) -> ssize_t {
+            // SAFETY: the caller's buffer has this length.
+            let bytes = || unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) };
+            if changes_file(descriptor, |m, file| m.write(file, offset as usize, bytes())) == Some(false) {
+                return no_power() as ssize_t;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { libc::syscall(libc::SYS_pwrite64, descriptor, data, length, offset) as ssize_t }
+        }
+    )*};
+}
+writes_at!(pwrite pwrite64);
+
+/// `write`.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn write(descriptor: c_int, data: *const c_void, length: size_t) -> ssize_t {
+    let appends = with(|disk| match disk.open.get(&descriptor) {
+        Some(Open::File(_, appends)) => Some(*appends),
+        _ => None,
+    });
+    if let Some(appends) = appends {
+        let whence = if appends { libc::SEEK_END } else { libc::SEEK_CUR };
+        // SAFETY: asks for the offset of a descriptor, and the caller's buffer has this length.
+        let (offset, bytes) = unsafe {
+            let offset = libc::lseek(descriptor, 0, whence);
+            (offset, std::slice::from_raw_parts(data.cast::<u8>(), length))
+        };
+        if changes_file(descriptor, |m, file| m.write(file, offset as usize, bytes)) == Some(false) {
+            return no_power() as ssize_t;
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_write, descriptor, data, length) as ssize_t }
+}
+
+macro_rules! truncates {
+    ($($name:ident)*) => {$(
+        /// `ftruncate`.
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(descriptor: c_int, length: off_t) -> c_int {
+            if changes_file(descriptor, |m, file| m.truncate(file, length as usize)) == Some(false) {
+                return no_power();
+            }
+            // SAFETY: the caller's promise.
+            unsafe { libc::syscall(libc::SYS_ftruncate, descriptor, length) as c_int }
+        }
+    )*};
+}
+truncates!(ftruncate ftruncate64);
+
+macro_rules! syncs {
+    ($($name:ident $number:ident)*) => {$(
+        /// `fsync`; nothing is really synced below the folder.
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(descriptor: c_int) -> c_int {
+            let done = with(|disk| match *disk.open.get(&descriptor)? {
+                Open::File(file, _) => Some(disk.step(true, |medium| medium.sync(file))),
+                Open::Folder => Some(disk.step(true, Medium::sync_names)),
+            });
+            match done {
+                Some(true) => 0,
+                Some(false) => no_power(),
+                // SAFETY: the caller's promise.
+                None => unsafe { libc::syscall(libc::$number, descriptor) as c_int },
+            }
+        }
+    )*};
+}
+syncs!(fsync SYS_fsync fdatasync SYS_fdatasync);
+
+/// `rename`.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    let done = with(|disk| {
+        // SAFETY: the caller's promise.
+        let (from, to) = unsafe { (below(disk, from)?, below(disk, to)?) };
+        Some(disk.step(false, |medium| medium.rename(&from, &to)))
+    });
+    if done == Some(false) {
+        return no_power();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, from, libc::AT_FDCWD, to, 0) as c_int }
+}
+
+/// `unlink`.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    let done = with(|disk| {
+        // SAFETY: the caller's promise.
+        let inside = unsafe { below(disk, path)? };
+        Some(disk.step(false, |medium| medium.remove(&inside)))
+    });
+    if done == Some(false) {
+        return no_power();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) as c_int }
+}

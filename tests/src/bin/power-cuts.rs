@@ -1,0 +1,621 @@
+//! Power cuts against the store and its outbox: `power-cuts --cuts N --seed S [--sabotage NAME]`.
+//!
+//! The real store lives on a disk that forgets what was not synced ([`bedside_disk`]); the loops around it are played in
+//! one thread in the order of chance: a sender that sends again what was not acknowledged, normalizing, two destinations
+//! that take, refuse or park readings, commits of progress, dropped segments, orderly restarts. Sender and destinations
+//! outlive the cuts. At a random file operation, also within opening and closing, the power goes; what is left of the disk
+//! is judged, and the next life starts on it.
+//!
+//! Judged after every cut: each message whose acknowledgement was seen is in the journal once, or all its readings came
+//! through and its segment was dropped; each reading is told to its destination, or behind the cursor, or in a row; no
+//! confirmed reading is sent again, and none ever under another event id; the counters balance; SQLite finds nothing
+//! wrong. After a chain of cuts every acknowledged reading has come through.
+//!
+//! The last line is JSON; the exit code is 1 at the first finding, with the seed that repeats it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a proof must stop at once when it is itself broken, and measures its own time"
+)]
+
+use anyhow::{Context, bail, ensure};
+use bedside_agent::forward::Fate;
+use bedside_agent::message::{
+    AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
+};
+use bedside_agent::sabotage::{self, Sabotage};
+use bedside_agent::store::outbox::{Outbox, Settled};
+use bedside_agent::store::{DeadLetter, NewRevision, Recovered, Row, Store, StoreError};
+use bedside_agent::telemetry::errors::ErrorRecord;
+use bedside_agent::{clock, random};
+use bedside_disk::{Chance, Image};
+use iomt_mapping::Measurement;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Cuts in a row before the chain is drained and a new store begun.
+const CHAIN: u64 = 25;
+const DESTINATIONS: [u32; 2] = [1, 2];
+const SOURCE: SourceId = SourceId(1);
+
+/// What outlives the gateway's power: sender, destinations, chance, time.
+#[derive(Default)]
+struct World {
+    now_us: u64,
+    sent: u64,
+    /// Not acknowledged yet, to be sent again in the next life.
+    open: BTreeSet<u64>,
+    acknowledged: BTreeSet<u64>,
+    /// Where the store said that a message is.
+    stored_at: BTreeMap<u64, Position>,
+    /// By destination and message: the event id under which the destination saw its reading.
+    seen: BTreeMap<(u32, u64), String>,
+    /// By destination and event id: the message.
+    ids: BTreeMap<(u32, String), u64>,
+    /// Readings that left the outbox: all, those whose leaving is committed, and those that wait for the next commit.
+    told: BTreeSet<(u32, u64)>,
+    committed: BTreeSet<(u32, u64)>,
+    uncommitted: BTreeSet<(u32, u64)>,
+    /// Messages that no template matched, given up.
+    forgotten: BTreeSet<u64>,
+    /// Messages or readings that came twice.
+    twice: BTreeSet<u64>,
+}
+
+/// What a message is, by its number: most give a reading.
+fn kind(serial: u64) -> &'static str {
+    match serial % 20 {
+        7 => "unmatched",
+        13 => "unparsable",
+        _ => "matched",
+    }
+}
+
+fn device(serial: u64) -> String {
+    format!("band-{}", serial % 3)
+}
+
+fn serial_of(stored: &StoredMessage) -> u64 {
+    let text = String::from_utf8_lossy(stored.message.payload.bytes()).into_owned();
+    let number = text.split("\"heartRate\":").nth(1).unwrap_or_default();
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("every message has its number")
+}
+
+fn message(serial: u64, again: bool, now_us: u64) -> (Message, RevisionId) {
+    let room = "x".repeat((serial % 7 * 150) as usize);
+    let message = Message {
+        source: SOURCE,
+        stamp: Stamp {
+            boot: 1,
+            monotonic_us: now_us,
+            wall: clock::wall(),
+            trusted: true,
+        },
+        payload: Payload(
+            format!(
+                r#"{{"deviceId":"{}","note":"{room}","heartRate":{serial}}}"#,
+                device(serial)
+            )
+            .into(),
+        ),
+        kind: PayloadKind::Whole,
+        topic: None,
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: again,
+        ack: Some(AckToken {
+            epoch: 0,
+            packet_id: (serial % 65_535 + 1) as u16,
+            session: 1,
+        }),
+    };
+    (message, RevisionId(1))
+}
+
+/// One life of the gateway: store and outbox as the loops hold them.
+struct Life<'a> {
+    world: &'a mut World,
+    chance: &'a mut Chance,
+    store: Store,
+    outbox: Outbox,
+    store_id: String,
+    /// To send again, with the mark of a repeat.
+    again: Vec<u64>,
+    next_position: Position,
+    first_batch: bool,
+}
+
+impl<'a> Life<'a> {
+    fn begin(folder: &Path, world: &'a mut World, chance: &'a mut Chance) -> anyhow::Result<Life<'a>> {
+        let (store, found) = Store::open(folder)?;
+        world.uncommitted.clear();
+        let mut life = Life {
+            again: Vec::new(),
+            outbox: Outbox::restore(&found, &DESTINATIONS, world.now_us),
+            store_id: found.store_id.clone(),
+            next_position: found.next_position,
+            first_batch: true,
+            store,
+            world,
+            chance,
+        };
+        life.recognise(&found);
+        Ok(life)
+    }
+
+    /// What was stored before the cut and is sent again is acknowledged and not stored again, as the sources do.
+    fn recognise(&mut self, found: &Recovered) {
+        let known: BTreeMap<u64, Position> =
+            found.resume.iter().map(|m| (serial_of(m), m.position)).collect();
+        for serial in self.world.open.clone() {
+            if let Some(at) = known.get(&serial) {
+                self.world.stored_at.insert(serial, *at);
+                self.acknowledge(serial);
+            } else {
+                self.again.push(serial);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, serial: u64) {
+        // What leaves a gateway without power is seen by nobody.
+        if !bedside_disk::cut_has_come() {
+            self.world.open.remove(&serial);
+            self.world.acknowledged.insert(serial);
+        }
+    }
+
+    fn intake(&mut self) -> Result<(), StoreError> {
+        let mut batch = Vec::new();
+        let again = std::mem::take(&mut self.again);
+        batch.extend(again.into_iter().map(|serial| (serial, true)));
+        for _ in 0..self.chance.below(12) + 1 {
+            self.world.sent += 1;
+            self.world.open.insert(self.world.sent);
+            batch.push((self.world.sent, false));
+        }
+        let too_early = sabotage::is_on(Sabotage::AckBeforeCommit);
+        if too_early {
+            batch.iter().for_each(|(serial, _)| self.acknowledge(*serial));
+        }
+        let now_us = self.world.now_us;
+        let messages: Vec<_> = batch
+            .iter()
+            .map(|(serial, again)| message(*serial, *again, now_us))
+            .collect();
+        let revisions = self.first_batch.then(|| NewRevision {
+            id: RevisionId(1),
+            hash: "h".to_owned(),
+            bundle: b"packs".to_vec(),
+        });
+        let with_progress = self.chance.below(2) == 0;
+        let changes = with_progress.then(|| self.outbox.take_changes());
+        let wall = clock::wall().ticks();
+        let result = self
+            .store
+            .append(&messages, revisions.as_slice(), changes.as_ref(), now_us, wall);
+        if with_progress {
+            self.after_commit(result.is_ok());
+        }
+        let first = result?;
+        assert_eq!(first, self.next_position, "positions follow each other");
+        self.next_position += batch.len() as u64;
+        self.first_batch = false;
+        for (at, (serial, _)) in (first..).zip(batch) {
+            self.world.stored_at.insert(serial, at);
+            self.acknowledge(serial);
+        }
+        Ok(())
+    }
+
+    fn after_commit(&mut self, done: bool) {
+        if !done {
+            return self.outbox.not_written();
+        }
+        self.outbox.written();
+        if !bedside_disk::cut_has_come() {
+            let done = &mut self.world.uncommitted;
+            self.world.committed.append(done);
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let changes = self.outbox.take_changes();
+        let result = self.store.commit_progress(&changes, clock::wall().ticks());
+        self.after_commit(result.is_ok());
+        result
+    }
+
+    fn normalize(&mut self) -> Result<(), StoreError> {
+        let from = self.outbox.progress().cursor + 1;
+        for stored in self.store.read_from(from, 3000)?.messages {
+            let serial = serial_of(&stored);
+            let progress = self.outbox.progress_mut();
+            progress.cursor = stored.position;
+            progress.messages += 1;
+            match kind(serial) {
+                "unmatched" => {
+                    progress.unmatched += 1;
+                    self.outbox.note_unmatched(&stored, false);
+                }
+                "unparsable" => {
+                    progress.unparsable += 1;
+                    self.outbox.dead(DeadLetter {
+                        destination: None,
+                        match_number: None,
+                        stage: "normalize",
+                        error: ErrorRecord::new("InvalidDataFormatException", "no JSON"),
+                        message: Arc::new(stored),
+                    });
+                }
+                _ => {
+                    progress.matched += 1;
+                    progress.matches += 1;
+                    self.outbox.note_matched(SOURCE);
+                    let measurement = Measurement {
+                        type_name: "heartrate".to_owned(),
+                        occurrence_time: clock::wall(),
+                        device_id: device(serial),
+                        patient_id: None,
+                        encounter_id: None,
+                        correlation_id: None,
+                        properties: Vec::new(),
+                    };
+                    let series = self.outbox.series_of("pack", &measurement);
+                    for destination in DESTINATIONS {
+                        let (at, now) = (stored.position, self.world.now_us);
+                        self.outbox.add(destination, series, None, at, 0, now);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A pass: some rows that are due, each up to some position.
+    fn deliver(&mut self, destination: u32, quiet: bool) -> anyhow::Result<()> {
+        let now_us = self.world.now_us;
+        let due = self.outbox.due(destination, now_us);
+        let ids: HashSet<u64> = due.iter().map(|pending| pending.row.id).collect();
+        let named = self.outbox.named_readings(destination, &ids);
+        self.outbox.begin_pass(destination, ids);
+        let (mut covered, mut settled) = (HashMap::new(), Vec::new());
+        for Row {
+            id,
+            first,
+            last,
+            series,
+            refs,
+            ..
+        } in due.into_iter().map(|pending| pending.row)
+        {
+            let batch = self
+                .store
+                .read_from(first, 1 + self.chance.below(3000) as usize)?;
+            let end = batch.messages.last().map_or(last, |m| m.position).min(last);
+            covered.insert(id, end);
+            let of_device = self
+                .outbox
+                .key(series)
+                .context("a row without its key")?
+                .device
+                .clone();
+            for stored in batch.messages.into_iter().filter(|m| m.position <= end) {
+                let serial = serial_of(&stored);
+                let place = (stored.position, 0);
+                let wanted = match &refs {
+                    Some(refs) => refs.contains(&place),
+                    None => {
+                        !named.contains(&place) && kind(serial) == "matched" && device(serial) == *of_device
+                    }
+                };
+                if !wanted {
+                    continue;
+                }
+                let fate = self.send(destination, serial, stored.position, quiet)?;
+                settled.push(Settled {
+                    row: id,
+                    position: stored.position,
+                    match_number: 0,
+                    fate,
+                    message: Arc::new(stored),
+                });
+            }
+        }
+        self.outbox.settle(destination, &covered, settled, now_us);
+        Ok(())
+    }
+
+    /// The destination sees a reading, and its answer may be lost on the way back.
+    fn send(&mut self, destination: u32, serial: u64, at: Position, quiet: bool) -> anyhow::Result<Fate> {
+        let chance = if quiet { 99 } else { self.chance.below(100) };
+        if chance < 10 {
+            return Ok(Fate::Retry);
+        }
+        if chance < 15 {
+            return Ok(Fate::Waiting(ErrorRecord::new(
+                "DeviceNotFoundException",
+                "register it",
+            )));
+        }
+        let key = (destination, serial);
+        if chance < 18 {
+            self.leave(key);
+            return Ok(Fate::Dead(ErrorRecord::new("Refused", "no decimal")));
+        }
+        if self.world.committed.contains(&key) {
+            self.world.twice.insert(serial);
+            bail!("reading {serial} was confirmed by destination {destination} and is sent again");
+        }
+        let id = format!("{}/{at}", self.store_id);
+        if let Some(other) = self
+            .world
+            .seen
+            .insert(key, id.clone())
+            .filter(|before| *before != id)
+        {
+            self.world.twice.insert(serial);
+            bail!("reading {serial} came to destination {destination} as {other} and as {id}");
+        }
+        if let Some(other) = self.world.ids.insert((destination, id.clone()), serial)
+            && other != serial
+        {
+            bail!("event id {id} was given to readings {other} and {serial}");
+        }
+        if chance < 28 {
+            return Ok(Fate::Retry);
+        }
+        self.leave(key);
+        Ok(Fate::Delivered)
+    }
+
+    fn leave(&mut self, key: (u32, u64)) {
+        self.world.told.insert(key);
+        self.world.uncommitted.insert(key);
+    }
+
+    /// Gives up runs of unmatched messages, and what nothing needs any more: after the commit that says so.
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        let runs: Vec<(Position, Position)> =
+            self.outbox.unmatched().map(|run| (run.first, run.last)).collect();
+        for (first, last) in runs {
+            for stored in self.store.read_from(first, usize::MAX)?.messages {
+                let serial = serial_of(&stored);
+                if stored.position <= last && kind(serial) == "unmatched" {
+                    self.world.forgotten.insert(serial);
+                }
+            }
+            self.outbox.forget_unmatched(first);
+        }
+        self.commit()?;
+        let needed = self.outbox.needed_from(&[]);
+        self.store.drop_segments(needed, u64::MAX)?;
+        Ok(())
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        // Segments are an hour long: some end within a life.
+        self.world.now_us += [1_000, 200_000, 5_000_000, 1_300_000_000][self.chance.below(4) as usize];
+        match self.chance.below(10) {
+            0..4 => self.intake()?,
+            4..6 => self.normalize()?,
+            6..8 => {
+                let destination = DESTINATIONS[self.chance.below(2) as usize];
+                self.deliver(destination, false)?;
+            }
+            8 => self.commit()?,
+            _ => self.tidy()?,
+        }
+        Ok(())
+    }
+
+    /// Until every reading has come through.
+    fn drain(&mut self) -> anyhow::Result<()> {
+        self.intake()?;
+        for _ in 0..10_000 {
+            self.world.now_us += 700_000_000;
+            self.normalize()?;
+            for destination in DESTINATIONS {
+                self.deliver(destination, true)?;
+            }
+            self.commit()?;
+            let left = DESTINATIONS.map(|destination| self.outbox.backlog(destination));
+            if self.outbox.progress().cursor + 1 == self.next_position && left == [(0, 0); 2] {
+                return Ok(());
+            }
+        }
+        bail!("the outbox is never empty")
+    }
+}
+
+/// What a start would find, on a copy.
+fn judge(image: &Image, world: &mut World, scratch: &Path) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir_in(scratch)?;
+    image.write_to(folder.path())?;
+    let (store, found) = Store::open(folder.path()).context("the store does not open")?;
+    ensure!(found.set_aside.is_none(), "the store was taken for damaged");
+    let stored = store.read_from(1, usize::MAX)?;
+    ensure!(stored.damaged.is_empty(), "damaged batches: {:?}", stored.damaged);
+    let mut places: BTreeMap<u64, Position> = BTreeMap::new();
+    for one in &stored.messages {
+        let serial = serial_of(one);
+        if let Some(other) = places.insert(serial, one.position) {
+            world.twice.insert(serial);
+            bail!(
+                "message {serial} is stored twice, at {other} and {}",
+                one.position
+            );
+        }
+    }
+    let came_through = |serial: u64| match kind(serial) {
+        "unparsable" => true,
+        "unmatched" => world.forgotten.contains(&serial),
+        _ => DESTINATIONS.iter().all(|d| world.told.contains(&(*d, serial))),
+    };
+    let kept_from = stored
+        .messages
+        .first()
+        .map_or(found.next_position, |m| m.position);
+    let may_be_dropped = |serial: u64| world.stored_at.get(&serial).is_some_and(|at| *at < kept_from);
+    let lost: Vec<u64> = world
+        .acknowledged
+        .iter()
+        .copied()
+        .filter(|serial| !places.contains_key(serial))
+        .filter(|serial| !may_be_dropped(*serial) || !came_through(*serial))
+        .collect();
+    ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let p = &found.progress;
+    ensure!(
+        p.cursor == p.messages && p.messages == p.matched + p.unmatched + p.unparsable,
+        "messages do not balance: {p:?}"
+    );
+    for (id, d) in &p.destinations {
+        let rows = found.rows.iter().filter(|row| row.destination == *id);
+        let rows: u64 = rows.map(|row| row.count).sum();
+        ensure!(
+            d.lost == 0 && d.matches == p.matched && d.matches == d.delivered + d.superseded + d.dead + rows,
+            "destination {id}: {d:?} and {rows} in rows do not balance with {} messages",
+            p.matched
+        );
+    }
+    let names: HashMap<u32, &str> = found.series.iter().map(|(id, key)| (*id, &*key.device)).collect();
+    for (serial, at) in places
+        .iter()
+        .filter(|(serial, at)| kind(**serial) == "matched" && **at <= p.cursor)
+    {
+        for destination in DESTINATIONS {
+            let in_row = || {
+                found.rows.iter().any(|row| {
+                    row.destination == destination
+                        && names.get(&row.series) == Some(&device(*serial).as_str())
+                        && match &row.refs {
+                            Some(refs) => refs.contains(&(*at, 0)),
+                            None => (row.first..=row.last).contains(at),
+                        }
+                })
+            };
+            ensure!(
+                world.told.contains(&(destination, *serial)) || in_row(),
+                "reading {serial} of destination {destination} is behind the cursor and in no row"
+            );
+        }
+    }
+    drop(store);
+    let plain = rusqlite::Connection::open(folder.path().join("store.db"))?;
+    let verdict: String = plain.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
+    ensure!(verdict == "ok", "integrity: {verdict}");
+    Ok(())
+}
+
+/// A store's life with `cuts` cuts, then drained and judged.
+fn chain(seed: u64, cuts: u64, scratch: &Path, world: &mut World) -> anyhow::Result<()> {
+    random::seed(seed);
+    let mut chance = Chance(seed);
+    let mut image = Image::default();
+    for _ in 0..cuts {
+        let folder = tempfile::tempdir_in(scratch)?;
+        let number = chance.number();
+        bedside_disk::attach(folder.path(), &image, number, Box::new(|| {}))?;
+        bedside_disk::cut_after(1 + number % 300);
+        let ended = run(folder.path(), world, &mut chance);
+        let cut = bedside_disk::cut_has_come();
+        image = bedside_disk::detach().context("no disk")?;
+        if !cut {
+            ended?;
+        } else if let Err(error) = ended
+            && !error.is::<StoreError>()
+        {
+            return Err(error);
+        }
+        judge(&image, world, scratch)?;
+    }
+    let folder = tempfile::tempdir_in(scratch)?;
+    image.write_to(folder.path())?;
+    Life::begin(folder.path(), world, &mut chance)?.drain()?;
+    let missing: Vec<u64> = world
+        .acknowledged
+        .iter()
+        .copied()
+        .filter(|serial| kind(*serial) == "matched")
+        .filter(|serial| !DESTINATIONS.iter().all(|d| world.told.contains(&(*d, *serial))))
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "acknowledged and never delivered: {missing:?}"
+    );
+    Ok(())
+}
+
+/// Lives until the cut; some end in order, and the next one starts on the same disk.
+fn run(folder: &Path, world: &mut World, chance: &mut Chance) -> anyhow::Result<()> {
+    while !bedside_disk::cut_has_come() {
+        let mut life = Life::begin(folder, world, chance)?;
+        for _ in 0..life.chance.below(60) {
+            if bedside_disk::cut_has_come() {
+                break;
+            }
+            life.step()?;
+        }
+    }
+    Ok(())
+}
+
+fn arguments() -> anyhow::Result<(u64, u64, Option<String>)> {
+    let (mut cuts, mut seed, mut fault) = (2000, 1, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--cuts" => cuts = value.parse()?,
+            "--seed" => seed = value.parse()?,
+            "--sabotage" => fault = Some(value),
+            _ => bail!("usage: power-cuts [--cuts N] [--seed S] [--sabotage NAME]"),
+        }
+    }
+    Ok((cuts, seed, fault))
+}
+
+fn main() -> anyhow::Result<()> {
+    let (cuts, seed, fault) = arguments()?;
+    if let Some(name) = &fault {
+        sabotage::turn_on(name)?;
+    }
+    let memory = Path::new("/dev/shm");
+    let scratch = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let (mut done, mut acknowledged) = (0, 0);
+    let begin = std::time::Instant::now();
+    while done < cuts {
+        let number = CHAIN.min(cuts - done);
+        let mut world = World::default();
+        // Chains of one seed differ, and so do those of neighbouring seeds.
+        let of_chain = seed.wrapping_mul(1_000_003).wrapping_add(done);
+        let result = chain(of_chain, number, &scratch, &mut world);
+        acknowledged += world.acknowledged.len();
+        if let Err(finding) = result {
+            eprintln!("finding after {done} cuts, seed {seed}, chain {of_chain}: {finding:#}");
+            let line = serde_json::json!({"cuts": done, "acknowledged": acknowledged, "finding": true,
+                "what": format!("{finding:#}"), "duplicated": world.twice.len(), "seed": seed, "sabotage": fault});
+            println!("{line}");
+            std::process::exit(1);
+        }
+        done += number;
+    }
+    ensure!(
+        acknowledged > 0,
+        "nothing was acknowledged: the proof proves nothing"
+    );
+    eprintln!("{done} cuts in {} ms", begin.elapsed().as_millis());
+    let line = serde_json::json!({"cuts": done, "acknowledged": acknowledged, "lost": 0, "duplicated": 0});
+    println!("{line}");
+    Ok(())
+}
