@@ -4,8 +4,9 @@
 //! Bodies: `heart_rate_sensor` /min, `rr_intervals_ms`, `body_temperature` Cel, `nibp_systolic`, `nibp_diastolic`, `nibp_mean` mm[Hg] (kPa is converted), `nibp_pulse`, `spo2`,
 //! `pulse_rate_oximeter`, `body_weight` kg (lb is converted); `address` of the sensor; `device_time` and `time` where the characteristic has one.
 
+use iomt_mapping::phd::{self, NotANumber};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::body::Body;
 use super::clock;
@@ -36,47 +37,18 @@ pub const DRIVER: DriverInfo = DriverInfo {
 /// The short UUIDs that are decoded.
 pub const CHARACTERISTICS: [u16; 6] = [0x2A37, 0x2A1C, 0x2A35, 0x2A5E, 0x2A5F, 0x2A9D];
 
-/// IEEE 11073 SFLOAT; none for its special values.
-pub fn sfloat(raw: u16) -> Option<f64> {
-    let mantissa = i32::from(raw & 0x0FFF);
-    if matches!(mantissa, 0x07FE..=0x0802) {
-        return None;
-    }
-    let mantissa = if mantissa >= 0x0800 {
-        mantissa - 0x1000
-    } else {
-        mantissa
-    };
-    let exponent = i32::from(raw >> 12);
-    Some(scaled(
-        mantissa,
-        if exponent >= 8 { exponent - 16 } else { exponent },
-    ))
+/// IEEE 11073 SFLOAT with the digits that the sensor measured; none for its special values.
+pub fn sfloat(raw: u16) -> Option<Number> {
+    exact(phd::sfloat16(raw))
 }
 
-/// IEEE 11073 FLOAT; none for its special values.
-pub fn float(bytes: [u8; 4]) -> Option<f64> {
-    let [low, middle, high, exponent] = bytes;
-    let mantissa = i32::from_le_bytes([low, middle, high, 0]);
-    if matches!(mantissa, 0x007F_FFFE..=0x0080_0002) {
-        return None;
-    }
-    let mantissa = if mantissa >= 0x0080_0000 {
-        mantissa - 0x0100_0000
-    } else {
-        mantissa
-    };
-    Some(scaled(mantissa, i32::from(i8::from_le_bytes([exponent]))))
+/// IEEE 11073 FLOAT with the digits that the sensor measured; none for its special values.
+pub fn float(bytes: [u8; 4]) -> Option<Number> {
+    exact(phd::float32(u32::from_le_bytes(bytes)))
 }
 
-/// Divided by a power of ten rather than multiplied by a fraction: 368 / 10 is 36.8.
-fn scaled(mantissa: i32, exponent: i32) -> f64 {
-    let power = 10f64.powi(exponent.abs());
-    if exponent < 0 {
-        f64::from(mantissa) / power
-    } else {
-        f64::from(mantissa) * power
-    }
+fn exact(decimal: Result<String, NotANumber>) -> Option<Number> {
+    serde_json::from_str(&decimal.ok()?).ok()
 }
 
 fn time(bytes: &[u8], at: usize) -> Option<String> {
@@ -133,7 +105,10 @@ pub fn decode(characteristic: u16, bytes: &[u8]) -> Option<Map<String, Value>> {
                 put("temp_f", json!(raw));
                 put(
                     "temp_c",
-                    json!(raw.map(|f| ((f - 32.0) / 1.8 * 100.0).round() / 100.0)),
+                    json!(
+                        raw.and_then(|f| f.as_f64())
+                            .map(|f| ((f - 32.0) / 1.8 * 100.0).round() / 100.0)
+                    ),
                 );
             } else {
                 put("temp_c", json!(raw));
@@ -256,7 +231,10 @@ impl Listener<Frame> for Reading {
         let member = |name: &str| frame.get(name).cloned().unwrap_or(Value::Null);
         let pressure = |name: &str| {
             let converted = number(&format!("{name}_kpa")).map(|kpa| (kpa * 7.500_62 * 10.0).round() / 10.0);
-            number(&format!("{name}_mmhg")).or(converted)
+            frame
+                .get(&format!("{name}_mmhg"))
+                .cloned()
+                .or(converted.map(Value::from))
         };
         let uuid = frame.get("characteristic").and_then(Value::as_str).unwrap_or("");
         let live = matches!(uuid, "2A37" | "2A5F");
@@ -288,5 +266,46 @@ impl Listener<Frame> for Reading {
         if body.has_values() {
             out.messages.push(body.message());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_the_digits_that_the_sensor_measured() {
+        let mut driver = DRIVER.create();
+        let now = Now {
+            monotonic_us: 0,
+            wall: None,
+        };
+        let mut body = |line: &str| {
+            let mut out = Output::default();
+            driver.bytes(line.as_bytes(), now, &mut out);
+            out.messages
+                .pop()
+                .map(|message| String::from_utf8(message.body).unwrap())
+        };
+        for (line, expected) in [
+            // Two decimals of a thermometer, one of them zero.
+            ("2A1C 00540E00FE\n", "\"body_temperature\":36.68"),
+            ("2A1C 00600E00FE\n", "\"body_temperature\":36.80"),
+            ("2A1C 00700100FF\n", "\"body_temperature\":36.8"),
+            (
+                "2A35 007800500060F2\n",
+                "\"nibp_systolic\":120,\"nibp_diastolic\":80",
+            ),
+            ("2A5F 00D8F34800\n", "\"spo2\":98.4"),
+        ] {
+            let found = body(line).unwrap();
+            let after = found
+                .split_once(expected)
+                .unwrap_or_else(|| panic!("{found} without {expected}"))
+                .1;
+            assert!(after.starts_with([',', '}']), "{found}");
+        }
+        assert_eq!(body("2A1C 00FFFF7F00\n"), None, "no number is no reading");
+        assert_eq!(body("2A35 00FF07FF07FF07\n"), None);
     }
 }
