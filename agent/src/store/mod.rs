@@ -32,6 +32,10 @@
 //! Page size 1024, one zstd blob per commit, segments dropped instead of rows deleted, progress in one row that rides on
 //! the next intake commit, `fdatasync` instead of `fsync` (`.cargo/config.toml`), a write-ahead log that is overwritten and
 //! not grown.
+//!
+//! Device bytes per payload byte over the first five minutes of a new store, 20 messages of 300 bytes a second through a
+//! window of 20, ext4 on a loop device: 5.7, and 5.4 without the file system's own commits every 5 seconds. The creation
+//! and the growing log are in it (`flash-bench --rate 20 --window 20 --seconds 300 [--file-system-commit 0]`).
 
 mod check;
 pub mod codec;
