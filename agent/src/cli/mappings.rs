@@ -168,7 +168,7 @@ impl Add {
             }
         };
         let mut said = format!("{done} {} in {}\n", self.name, dir.display());
-        let listed = list::listed(Some(&pack), None);
+        let listed = list::listed(Some(&pack), Some(&pack));
         said.push_str(&list::text(&listed));
         said.push_str(&self.who_sees_it(config.as_ref()));
         Ok(said)

@@ -7,6 +7,7 @@ pub mod device;
 pub mod examples;
 pub mod expressions;
 pub mod fhir;
+pub mod payloads;
 pub mod phd;
 pub mod same;
 pub mod serial;
@@ -29,6 +30,8 @@ pub struct FileReport {
     pub failed: Vec<(String, String)>,
     /// Vectors that no runner here knows.
     pub not_yet: usize,
+    /// Name and reason of those of them whose reason is known.
+    pub reasons: Vec<(String, String)>,
 }
 
 /// What came of all files.
@@ -93,6 +96,9 @@ impl Report {
             for (name, difference) in &file.failed {
                 table.push_str(&format!("        {name}: {difference}\n"));
             }
+            for (name, reason) in &file.reasons {
+                table.push_str(&format!("        not yet: {name}: {reason}\n"));
+            }
         }
         table
     }
@@ -126,6 +132,7 @@ fn run_file(path: &Path) -> std::io::Result<FileReport> {
         vectors: 0,
         failed: Vec::new(),
         not_yet: 0,
+        reasons: Vec::new(),
     };
     let file: Value = match serde_json::from_str(&text) {
         Ok(file) => file,
@@ -143,6 +150,23 @@ fn run_file(path: &Path) -> std::io::Result<FileReport> {
             report
                 .failed
                 .extend(outcome.difference.map(|difference| (outcome.id, difference)));
+        }
+        return Ok(report);
+    }
+    if let Some(outcomes) = payloads::run(&file) {
+        for outcome in outcomes {
+            match outcome.run {
+                payloads::Run::NotYet(reason) => {
+                    report.not_yet += 1;
+                    report.reasons.push((outcome.id, reason.to_owned()));
+                }
+                payloads::Run::Done(done) => {
+                    report.vectors += 1;
+                    report
+                        .failed
+                        .extend(done.err().map(|difference| (outcome.id, difference)));
+                }
+            }
         }
         return Ok(report);
     }

@@ -41,7 +41,7 @@ pub struct ListedPack {
 pub enum State {
     /// Ready, not installed.
     Ready,
-    /// Installed as the ready pack is.
+    /// Installed as the ready pack is, or there are no ready packs to compare with.
     Installed,
     /// Installed, and different from the ready pack of its name.
     Changed,
@@ -90,11 +90,13 @@ pub fn listed(ready: Option<&Located>, installed: Option<&Located>) -> Listed {
     for (name, files) in installed.iter().flat_map(|located| &located.packs) {
         both.entry(name).or_default().1 = Some(files);
     }
+    let nothing_ready = ready.is_none();
     let packs = both.into_iter().filter_map(|(name, (ready, installed))| {
         let state = match (ready, installed) {
             (Some(ready), Some(installed)) if same(name, ready, installed) => State::Installed,
             (Some(_), Some(_)) => State::Changed,
             (Some(_), None) => State::Ready,
+            (None, _) if nothing_ready => State::Installed,
             (None, _) => State::Own,
         };
         Some(listed_pack(name, state, installed.or(ready)?))

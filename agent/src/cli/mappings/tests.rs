@@ -56,6 +56,11 @@ fn every_ready_pack_can_be_added_and_is_then_as_the_ready_one() {
     for (name, _) in &all {
         let said = add(name, dir.path(), false).unwrap();
         assert!(said.starts_with(&format!("installed {name} in ")), "{said}");
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(&format!("{name}  installed "))),
+            "{said}"
+        );
         assert!(same_as_ready(dir.path(), name), "{name}");
     }
     let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
