@@ -6,6 +6,7 @@
 use crate::forward::GroupKey;
 use crate::message::{PayloadKind, Stamp, StoredMessage};
 use crate::packs::{Pack, PackSet};
+use crate::sabotage::{self, Sabotage};
 use crate::store::Dating;
 use crate::telemetry::errors::{ErrorRecord, MappingPlace};
 use iomt_mapping::message::{Envelope, PropertyValue};
@@ -95,6 +96,13 @@ pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating]) -> 
 }
 
 fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
+    if sabotage::is_on(Sabotage::AbortOnMarker) {
+        let marker = sabotage::ABORT_MARKER;
+        let mut parts = stored.message.payload.bytes().windows(marker.len());
+        if parts.any(|part| part == marker) {
+            std::process::abort();
+        }
+    }
     match catch_unwind(AssertUnwindSafe(|| evaluate_unguarded(stored, packs, received))) {
         Ok(result) => result,
         Err(_) => Normalized {

@@ -7,7 +7,7 @@ use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::normalize::Normalized;
 use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
-use crate::store::{Dating, NewRevision, StoreError, StoreHandle};
+use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -165,6 +165,8 @@ pub struct Pipeline {
     pub boot: u32,
     /// When the wall clock is trusted.
     pub trust: ClockTrust,
+    /// How the messages behind the cursor of this start are normalized.
+    pub isolation: Isolation,
     /// State of the disk.
     pub disk: DiskState,
     /// How far the full check of the store is, for `status`.

@@ -60,13 +60,52 @@ pub async fn run(
         }
         for turn in batch.chunks(TURN) {
             for entry in turn {
-                let normalized = pipeline.normalized(entry, None).await?;
+                let normalized = normalized(&pipeline, entry).await?;
                 take(&pipeline, &destinations, entry, &normalized);
             }
             pipeline.normalized.notify_waiters();
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// What a message became; behind a cursor from which the process ended before, with the care that finds the message that
+/// ends it.
+async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>, StoreError> {
+    let position = entry.stored.position;
+    let isolation = &pipeline.isolation;
+    if isolation.killers.contains(&position) {
+        tracing::error!(
+            "message {position} ended the process when it was normalized: it is a dead letter now and not read again"
+        );
+        return Ok(Rc::new(Normalized {
+            unparsable: Some(ErrorRecord::new(
+                "MessageKilledTheProcess",
+                "the process ended while it normalized this message, so the message was set aside unread; look at the \
+                 journal of the service for how the process ended (`journalctl -u bedside-agent`; memory: `dmesg`), report \
+                 it with `dead-letters show`, and redrive the message with a version that is repaired",
+            )),
+            ..Normalized::default()
+        }));
+    }
+    if position > isolation.careful_until {
+        return pipeline.normalized(entry, None).await;
+    }
+    // Nothing is normalized without its mark: a disk that refuses it is waited for.
+    while let Err(error) = pipeline.store.call(move |store| store.mark(position)).await {
+        if matches!(error, StoreError::Stopped) {
+            return Err(error);
+        }
+        tracing::error!("{error}; the mark of a message cannot be stored, trying again");
+        pipeline.beat("normalize");
+        Timer::after_secs(5).await;
+    }
+    pipeline.beat("normalize");
+    let normalized = pipeline.normalized(entry, None).await;
+    if let Err(error) = pipeline.store.call(|store| store.clear_mark()).await {
+        tracing::warn!("{error}; the mark of a message stays until the next one");
+    }
+    normalized
 }
 
 /// The journal has no message from `from` to its head: what was there is lost, and said.

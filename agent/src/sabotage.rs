@@ -16,7 +16,12 @@ pub enum Sabotage {
     CursorBeforeRows,
     /// Pauses before another try are the same on every gateway.
     NoJitter,
+    /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
+    AbortOnMarker,
 }
+
+/// What a message holds that ends the process with [`Sabotage::AbortOnMarker`].
+pub const ABORT_MARKER: &[u8] = b"abort-the-process";
 
 /// All of them with their names, as `--sabotage` and `BEDSIDE_SABOTAGE` take them.
 pub const ALL: &[(&str, Sabotage)] = &[
@@ -24,6 +29,7 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("ack-before-commit", Sabotage::AckBeforeCommit),
     ("cursor-before-rows", Sabotage::CursorBeforeRows),
     ("no-jitter", Sabotage::NoJitter),
+    ("abort-on-marker", Sabotage::AbortOnMarker),
 ];
 
 /// Whether this fault is turned on.

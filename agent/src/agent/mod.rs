@@ -165,6 +165,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         normalized: Notify::new(),
         boot: recovered.boot,
         trust: config.clock.trust,
+        isolation: recovered.isolation.clone(),
         disk: DiskState::default(),
         check: RefCell::default(),
         fatal: RefCell::default(),

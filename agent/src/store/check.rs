@@ -170,4 +170,4 @@ pub(super) fn check_last_batches(connection: &Connection, segments: &[Segment]) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -18,6 +18,7 @@
 //! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
 //!    store id (event ids stay unique), and the ledger says so.
 //! 7. **One owner**: the file is locked for the life of the process.
+//! 8. **A message that ends the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again.
 //!
 //! # A crash at each point
 //!
@@ -39,6 +40,7 @@
 
 mod check;
 pub mod codec;
+mod isolation;
 mod open;
 pub mod outbox;
 pub mod progress;
@@ -48,6 +50,7 @@ mod schema;
 mod set_aside;
 
 pub use check::CheckState;
+pub use isolation::Isolation;
 pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
 pub use read::{DeadLetterSummary, Ranges, StoredBatch};
 pub use recover::{Dating, Recovered};

@@ -47,6 +47,8 @@ pub struct Recovered {
     pub next_position: Position,
     /// The last messages that have a packet id, oldest first.
     pub resume: Vec<StoredMessage>,
+    /// How the messages behind the cursor are treated.
+    pub isolation: super::Isolation,
     /// Where a damaged file was put.
     pub set_aside: Option<PathBuf>,
 }
@@ -120,6 +122,7 @@ impl Store {
             Ok((RevisionId(row.get(0)?), row.get(1)?))
         })?;
         let resume = self.last_packets()?;
+        let isolation = self.note_start(progress.cursor)?;
         Ok(Recovered {
             store_id,
             boot,
@@ -131,11 +134,12 @@ impl Store {
             revisions,
             next_position: self.next_position,
             resume,
+            isolation,
             set_aside: None,
         })
     }
 
-    fn meta_text(&self, key: &str) -> rusqlite::Result<Option<String>> {
+    pub(super) fn meta_text(&self, key: &str) -> rusqlite::Result<Option<String>> {
         self.connection
             .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
             .optional()

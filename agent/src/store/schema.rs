@@ -3,6 +3,7 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version that this program writes (`PRAGMA user_version`).
+#[cfg(test)]
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// `PRAGMA application_id`: "bedA".
@@ -50,7 +51,7 @@ const MIGRATIONS: &[&str] = &[
     ",
 ];
 
-/// Brings the schema to [`VERSION`].
+/// Brings the schema to the newest version.
 ///
 /// # Errors
 /// SQLite's; [`rusqlite::Error::InvalidQuery`] when the file belongs to a newer version of the program.

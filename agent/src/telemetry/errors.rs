@@ -154,6 +154,7 @@ const KNOWN: &[Known] = &[
     Known("EventHubProducerClientException", None, O::MeasurementToEventHub, Critical, T::EventHubError, R::Server, true),
     Known("EventTooLargeException", None, O::MeasurementToEventHub, Warning, T::EventHubError, R::Device, false),
     Known("MessageTooLargeException", None, O::Normalization, Warning, T::DeviceMessageError, R::Device, false),
+    Known("MessageKilledTheProcess", None, O::Normalization, Warning, T::GeneralError, R::Agent, false),
     Known("UnhandledException", None, O::Unknown, Warning, T::GeneralError, R::Agent, false),
 ];
 

@@ -7,7 +7,7 @@ use crate::message::{Message, Payload, PayloadKind, Position, RevisionId, Source
 use bytes::Bytes;
 use std::path::Path;
 
-fn message(n: u64) -> (Message, RevisionId) {
+pub(in crate::store) fn message(n: u64) -> (Message, RevisionId) {
     // Texts that do not compress away, so that a batch fills pages.
     let noise: String = (0..40)
         .map(|i: u64| format!("{:x}", (n * 40 + i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
