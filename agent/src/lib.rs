@@ -4,6 +4,7 @@
 //! The modules stand in the order in which a reading passes them; see `ARCHITECTURE.md`.
 
 pub mod agent;
+pub mod associations;
 pub mod cli;
 pub mod clock;
 pub mod config;
