@@ -35,6 +35,8 @@ pub struct State {
     /// By `Type/id`; `meta.versionId` is kept by the double.
     pub resources: BTreeMap<String, Value>,
     pub deleted: BTreeSet<String>,
+    /// Versions by `Type/id`, oldest first; a resource without them answers 501.
+    pub versions: BTreeMap<String, Vec<Value>>,
     /// Faults of the next requests; `None` is a good one.
     pub faults: VecDeque<Option<Fault>>,
     /// Of so many parts in 1000 requests and PUT entries something goes wrong by chance.
@@ -117,6 +119,14 @@ impl State {
     ) -> (u16, Option<String>, Value) {
         self.log.push(format!("{method} {path}"));
         let outcome = |code: &str| json!({"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": code}]});
+        if let Some((path, _)) = path.split_once("/_history?") {
+            let Some(versions) = self.versions.get(path) else {
+                return (501, None, outcome("not-supported"));
+            };
+            let entries: Vec<Value> = versions.iter().rev().map(|v| json!({"resource": v})).collect();
+            let bundle = json!({"resourceType": "Bundle", "type": "history", "entry": entries});
+            return (200, None, bundle);
+        }
         let query = path.split_once('?').filter(|_| method == "GET");
         if let Some((kind, query)) = query {
             return (200, None, self.search(kind, query));

@@ -5,15 +5,18 @@
 //!    moved to another patient never writes to the old one.
 //! 2. That something does not exist is remembered for a few seconds only, and never in `create`.
 //! 3. A Device is linked to a patient only when it has no link, under the version that was read.
-//! 4. What cannot be resolved waits; it never stops the readings of other devices.
+//! 4. A reading follows the link that the Device had when it was taken, however late it is sent; in a gap it waits.
+//! 5. What cannot be resolved waits; it never stops the readings of other devices.
 
 mod create;
+mod times;
 mod trouble;
 
 use super::answer::{Answer, has_identifier, hits, stuck, version_of};
 use super::server::{Down, Entry, Server};
+use crate::associations::{Ticks, Wait};
 use crate::clock;
-use crate::config::Resolution;
+use crate::config::{ClockTrust, Resolution};
 use crate::forward::http::percent_encode;
 use crate::telemetry::errors::ErrorRecord;
 use create::{stub, write};
@@ -21,7 +24,8 @@ use iomt_mapping::fhir::{ResourceIds, resource_id};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use trouble::{many, missing, undefined};
+use times::Times;
+use trouble::{many, missing, nobody_then, undefined};
 
 /// How long "there is none" is believed, in microseconds.
 const ABSENT_FOR_US: u64 = 10_000_000;
@@ -39,6 +43,8 @@ pub struct Named {
     pub patient: Option<Arc<str>>,
     /// Encounter identifier, not blank.
     pub encounter: Option<Arc<str>>,
+    /// When the reading was taken ([`Resolver::instant`]).
+    pub instant: Ticks,
 }
 
 /// What became of it.
@@ -92,6 +98,7 @@ pub struct Resolver {
     resolution: Resolution,
     device_system: Option<String>,
     absent: HashMap<Key, u64>,
+    times: Times,
 }
 
 /// What has to be written before a name is resolved.
@@ -112,12 +119,26 @@ enum Decision {
 
 impl Resolver {
     /// A resolver; `device_system` is the system of device identifiers, if they have one.
-    pub fn new(resolution: Resolution, device_system: Option<String>) -> Resolver {
+    pub fn new(resolution: Resolution, device_system: Option<String>, trust: ClockTrust) -> Resolver {
         Resolver {
             resolution,
             device_system: device_system.filter(|system| !system.trim().is_empty()),
             absent: HashMap::new(),
+            times: Times::new(trust),
         }
+    }
+
+    /// The instant that decides whose a reading is; always the same where the message itself names the patient.
+    pub fn instant(&self, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
+        if self.follows_link(patient) {
+            taken
+        } else {
+            Ticks::MAX
+        }
+    }
+
+    fn follows_link(&self, patient: Option<&Arc<str>>) -> bool {
+        self.resolution != Resolution::Create || patient.is_none()
     }
 
     /// Resolves everything that a batch names. What is missing in the result could not be asked: the server is down.
@@ -218,6 +239,7 @@ impl Resolver {
                 Entry::get(format!("{}?identifier={}", kind.name(), percent_encode(&token)))
             })
             .collect();
+        let asked = self.times.now();
         let exchange = server.send(&entries).await;
         for (key, answer) in wanted.into_iter().zip(exchange.answers) {
             let Some(answer) = answer else { continue };
@@ -233,7 +255,18 @@ impl Resolver {
             }
             known.insert(key, found);
         }
-        (known, exchange.down)
+        if exchange.down.is_some() {
+            return (known, exchange.down);
+        }
+        let mut oldest: BTreeMap<Arc<str>, Ticks> = BTreeMap::new();
+        for name in open {
+            if self.follows_link(name.patient.as_ref()) {
+                let oldest = oldest.entry(Arc::clone(&name.device)).or_insert(name.instant);
+                *oldest = name.instant.min(*oldest);
+            }
+        }
+        let down = self.times.note(server, &oldest, asked, &mut known).await;
+        (known, down)
     }
 
     fn system_of(&self, kind: Kind) -> Option<&str> {
@@ -274,10 +307,24 @@ impl Resolver {
         let link = device.and_then(link_of);
         let linked = link.and_then(patient_id);
         if self.resolution != Resolution::Create {
-            return match (device.and_then(id_of), linked) {
-                (None, _) => waits(missing(Kind::Device)),
-                (Some(_), None) => waits(missing(Kind::Patient)),
-                (Some(device), Some(patient)) => ids(device, patient, encounter),
+            let Some(device) = device.and_then(id_of) else {
+                return waits(missing(Kind::Device));
+            };
+            return match self.times.patient_at(&name.device, name.instant) {
+                Ok(patient) => ids(device, &patient, encounter),
+                Err(wait) => waits(nobody_then(wait)),
+            };
+        }
+        if let (None, Some(device)) = (&name.patient, device.and_then(id_of)) {
+            // A message that names nobody follows the link (D24).
+            return match self.times.patient_at(&name.device, name.instant) {
+                Ok(patient) => ids(device, &patient, encounter),
+                // Only this batch linked it, for the first time.
+                Err(Wait::Unlinked) => match linked {
+                    Some(patient) => ids(device, patient, encounter),
+                    None => waits(undefined(Kind::Patient)),
+                },
+                Err(wait) => waits(nobody_then(wait)),
             };
         }
         let named_patient = match name
@@ -292,11 +339,6 @@ impl Resolver {
             Some((id, _)) => Some((resource_id("", id), Some(Arc::clone(id)))),
         };
         match (device, link, linked, named_patient) {
-            // The link that is there counts; a message that names nobody follows it (D24).
-            (Some(device), Some(_), Some(linked), None) => match id_of(device) {
-                Some(device) => ids(device, linked, encounter),
-                None => waits(missing(Kind::Device)),
-            },
             (Some(device), Some(_), Some(linked), Some((patient, _))) if linked == patient => {
                 match id_of(device) {
                     Some(device) => ids(device, linked, encounter),

@@ -61,6 +61,28 @@ struct BucketKey {
     correlation: Option<Arc<str>>,
 }
 
+impl BucketKey {
+    fn new(mapping: &Arc<FhirMapping>, group: &Group, ids: &ResourceIds) -> BucketKey {
+        BucketKey {
+            mapping: Arc::as_ptr(mapping).addr(),
+            type_name: Arc::clone(&group.key.type_name),
+            patient: ids.patient.clone(),
+            device: ids.device.clone(),
+            encounter: ids.encounter.clone(),
+            correlation: group.key.correlation.clone(),
+        }
+    }
+
+    fn is_of(&self, mapping: &Arc<FhirMapping>, group: &Group, ids: &ResourceIds) -> bool {
+        self.mapping == Arc::as_ptr(mapping).addr()
+            && self.type_name == group.key.type_name
+            && self.patient == ids.patient
+            && self.device == ids.device
+            && self.encounter == ids.encounter
+            && self.correlation == group.key.correlation
+    }
+}
+
 struct Bucket {
     mapping: Arc<FhirMapping>,
     ids: ResourceIds,
@@ -89,7 +111,7 @@ impl FhirDestination {
             })?;
         Ok(FhirDestination {
             server: Server::new(&config.url, http, authorizer, trust),
-            resolver: Resolver::new(config.resolution, config.device_identifier_system.clone()),
+            resolver: Resolver::new(config.resolution, config.device_identifier_system.clone(), trust),
             saver: Saver::default(),
             identity_form: match config.identity {
                 IdentityConfig::Agent => IdentityForm::Agent,
@@ -121,7 +143,16 @@ impl FhirDestination {
             }
             named.push(known.then(|| name_of(group)));
         }
-        let wanted: Vec<Named> = named.iter().flatten().cloned().collect();
+        let mut wanted: Vec<Named> = Vec::new();
+        for (group, named) in groups.iter().zip(&named) {
+            let Some(named) = named else { continue };
+            for reading in &group.readings {
+                let name = self.name_at(named, reading);
+                if wanted.last() != Some(&name) {
+                    wanted.push(name);
+                }
+            }
+        }
         let (resolved, down) = self.resolver.resolve(&mut self.server, &wanted).await;
         let mut buckets: Vec<(BucketKey, Bucket)> = Vec::new();
         let mut index: HashMap<BucketKey, usize> = HashMap::new();
@@ -129,38 +160,39 @@ impl FhirDestination {
             let (Some(mapping), Some(named)) = (mapping, named) else {
                 continue;
             };
-            match resolved.get(named) {
-                None => {}
-                Some(Resolved::Waiting(error)) => {
-                    if let Some(fates) = delivery.fates.get_mut(number) {
-                        fates.fill(Fate::Waiting(error.clone()));
+            for (place, reading) in group
+                .readings
+                .iter()
+                .enumerate()
+                .map(|(at, one)| ((number, at), one))
+            {
+                let ids = match resolved.get(&self.name_at(named, reading)) {
+                    None => continue,
+                    Some(Resolved::Waiting(error)) => {
+                        set(&mut delivery.fates, place, Fate::Waiting(error.clone()));
+                        continue;
                     }
+                    Some(Resolved::Ids(ids)) => ids,
+                };
+                // Neighbours are mostly of one Observation.
+                if let Some((key, bucket)) = buckets.last_mut()
+                    && key.is_of(mapping, group, ids)
+                {
+                    bucket.places.push(place);
+                    continue;
                 }
-                Some(Resolved::Ids(ids)) => {
-                    let key = BucketKey {
-                        mapping: Arc::as_ptr(mapping).addr(),
-                        type_name: Arc::clone(&group.key.type_name),
-                        patient: ids.patient.clone(),
-                        device: ids.device.clone(),
-                        encounter: ids.encounter.clone(),
-                        correlation: group.key.correlation.clone(),
+                let key = BucketKey::new(mapping, group, ids);
+                let at = *index.entry(key.clone()).or_insert_with(|| {
+                    let bucket = Bucket {
+                        mapping: Arc::clone(mapping),
+                        ids: ids.clone(),
+                        places: Vec::new(),
                     };
-                    let at = *index.entry(key.clone()).or_insert_with(|| {
-                        buckets.push((
-                            key,
-                            Bucket {
-                                mapping: Arc::clone(mapping),
-                                ids: ids.clone(),
-                                places: Vec::new(),
-                            },
-                        ));
-                        buckets.len() - 1
-                    });
-                    if let Some((_, bucket)) = buckets.get_mut(at) {
-                        bucket
-                            .places
-                            .extend((0..group.readings.len()).map(|reading| (number, reading)));
-                    }
+                    buckets.push((key, bucket));
+                    buckets.len() - 1
+                });
+                if let Some((_, bucket)) = buckets.get_mut(at) {
+                    bucket.places.push(place);
                 }
             }
         }
@@ -182,6 +214,20 @@ impl FhirDestination {
             delivery.link = down.link();
         }
         delivery
+    }
+
+    /// What a message names, at the time of one of its readings: when it was taken, and at the latest when it came.
+    fn name_at(&self, named: &Named, reading: &GroupReading) -> Named {
+        let occurrence = reading.measurement.occurrence_time.ticks();
+        let taken = if reading.received.trusted {
+            occurrence.min(reading.received.wall.ticks())
+        } else {
+            occurrence
+        };
+        Named {
+            instant: self.resolver.instant(named.patient.as_ref(), taken),
+            ..named.clone()
+        }
     }
 
     /// Splits a bucket into Observations.
@@ -248,6 +294,7 @@ fn name_of(group: &Group) -> Named {
         device: Arc::clone(&group.key.device),
         patient: not_blank(&group.key.patient),
         encounter: not_blank(&group.key.encounter),
+        instant: i64::MAX,
     }
 }
 
@@ -317,6 +364,8 @@ fn refused_value(kind: ErrorKind) -> ErrorRecord {
 mod chaos;
 #[cfg(test)]
 mod double;
+#[cfg(test)]
+mod moves;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

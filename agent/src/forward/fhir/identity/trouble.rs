@@ -1,6 +1,7 @@
 //! What keeps a reading from its Device, Patient or Encounter; the first word of each text is the resource type.
 
 use super::Kind;
+use crate::associations::Wait;
 use crate::telemetry::errors::ErrorRecord;
 
 /// Nothing has the identifier, or the Device has no usable link.
@@ -62,5 +63,27 @@ pub(super) fn gone(kind: Kind) -> ErrorRecord {
         "{}: it was deleted on the server on purpose and is not created again; restore it there",
         kind.name()
     );
+    error
+}
+
+/// Whose the device was when the reading was taken cannot be said.
+pub(super) fn nobody_then(wait: Wait) -> ErrorRecord {
+    let mut error = missing(Kind::Patient);
+    let text = match wait {
+        Wait::Unlinked => return error,
+        Wait::Gap => {
+            "Patient: the Device was linked to nobody when the reading was taken, and a later link does not reach back; \
+             it waits as long as max_wait says: chart it by hand if it is needed"
+        }
+        Wait::Uncertain => {
+            "Patient: the link of the Device changed at an unknown moment around the reading, and the server does not tell \
+             its versions; switch on versions of Device on the server, or chart the reading by hand"
+        }
+        Wait::Conflict | Wait::Contradiction => {
+            "Patient: what is known of the device names several patients for the time of the reading; correct it on the \
+             server"
+        }
+    };
+    error.text = text.to_owned();
     error
 }
