@@ -10,12 +10,13 @@
 //!    until the sources slow down.
 //! 3. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
 
+use crate::bounds;
 use crate::clock;
 use crate::ingest::SourceHandle;
 use crate::message::{AckToken, Message, RevisionId, SourceId, StoredMessage};
 use crate::pipeline::{Entry, Pipeline};
 use crate::sabotage::{self, Sabotage};
-use crate::store::{Changes, StoreError};
+use crate::store::{Changes, Room, StoreError};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -215,27 +216,37 @@ async fn commit(
     if too_early {
         acknowledge(senders, &named, waited);
     }
-    let first = loop {
+    let (first, room) = loop {
+        let writing = match with_progress {
+            true => Some(pipeline.bounds.writing.lock().await),
+            false => None,
+        };
         let changes = changes(pipeline, with_progress);
+        let took_changes = changes.is_some();
         let revisions = pipeline.packs.borrow().unsaved();
         let saved = revisions.len();
         let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
-        let (batch, result) = pipeline
+        let (batch, result, room) = pipeline
             .store
             .call(move |store| {
                 let result = store.append(&named, &revisions, changes.as_ref(), now_us, wall);
-                Ok((named, result))
+                let room = store.room().unwrap_or_default();
+                Ok((named, result, room))
             })
             .await?;
         named = batch;
         match result {
             Ok(first) => {
                 pipeline.packs.borrow_mut().saved(saved);
-                after_commit(pipeline);
-                break first;
+                after_commit(pipeline, took_changes);
+                break (first, room);
             }
             Err(error) => {
-                failed_commit(pipeline, &error);
+                failed_commit(pipeline, &error, took_changes);
+                drop(writing);
+                if room == Room::None {
+                    make_room(pipeline).await?;
+                }
                 Timer::after(pause).await;
                 pause = (pause * 2).min(DISK_PAUSE_LONGEST);
                 pipeline.beat("intake");
@@ -257,6 +268,29 @@ async fn commit(
         })
         .collect();
     pipeline.publish(entries);
+    match room {
+        Room::Plenty => {}
+        Room::Short => pipeline.bounds.wanted.notify_one(),
+        // The reserve is reached: nothing more is taken until there is room. The senders wait meanwhile.
+        Room::None => make_room(pipeline).await?,
+    }
+    Ok(())
+}
+
+/// Waits until the store has room. What fails is said, and tried again: a full disk recovers too.
+async fn make_room(pipeline: &Pipeline) -> Result<(), StoreError> {
+    for _ in 0..100 {
+        match bounds::make_room(pipeline).await {
+            Ok(Room::None) => Timer::after_millis(50).await,
+            Ok(_) => return Ok(()),
+            Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+            Err(error) => {
+                tracing::error!("{error}; no room can be made in the store, trying again");
+                Timer::after(DISK_PAUSE).await;
+            }
+        }
+        pipeline.beat("intake");
+    }
     Ok(())
 }
 
@@ -281,15 +315,19 @@ fn changes(pipeline: &Pipeline, wanted: bool) -> Option<Changes> {
     (wanted && outbox.has_changes()).then(|| outbox.take_changes())
 }
 
-fn after_commit(pipeline: &Pipeline) {
-    pipeline.outbox.borrow_mut().written();
+fn after_commit(pipeline: &Pipeline, took_changes: bool) {
+    if took_changes {
+        pipeline.outbox.borrow_mut().written();
+    }
     if pipeline.disk.trouble.take().is_some() {
         tracing::info!("the store can be written again");
     }
 }
 
-fn failed_commit(pipeline: &Pipeline, error: &StoreError) {
-    pipeline.outbox.borrow_mut().not_written();
+fn failed_commit(pipeline: &Pipeline, error: &StoreError, took_changes: bool) {
+    if took_changes {
+        pipeline.outbox.borrow_mut().not_written();
+    }
     let text = error.to_string();
     if pipeline.disk.trouble.borrow().as_ref() != Some(&text) {
         tracing::error!(
@@ -304,6 +342,7 @@ fn failed_commit(pipeline: &Pipeline, error: &StoreError) {
 /// # Errors
 /// [`StoreError::Stopped`]; a disk that cannot be written is noted and tried again with the next commit.
 pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
+    let _writing = pipeline.bounds.writing.lock().await;
     let Some(changes) = changes(pipeline, true) else {
         return Ok(());
     };
@@ -313,8 +352,8 @@ pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
         .call(move |store| Ok(store.commit_progress(&changes, wall)))
         .await?
     {
-        Ok(()) => after_commit(pipeline),
-        Err(error) => failed_commit(pipeline, &error),
+        Ok(()) => after_commit(pipeline, true),
+        Err(error) => failed_commit(pipeline, &error, true),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod associations;
+pub mod bounds;
 pub mod cli;
 pub mod clock;
 pub mod config;

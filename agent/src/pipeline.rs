@@ -1,6 +1,7 @@
 //! What the loops share: the store, the outbox in memory, the messages committed last, the packs. One thread owns it; the
 //! loops are tasks of that thread, so a borrow never lives across an await.
 
+use crate::bounds::Bounds;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
@@ -8,6 +9,7 @@ use crate::normalize::Normalized;
 use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
 use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle};
+use iomt_mapping::pack_options::Priority;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -125,6 +127,16 @@ impl PackBook {
         self.current.get(&source).copied().unwrap_or_default()
     }
 
+    /// Lane of a measurement type of the pack with this name, by the pack's third file; periodic where nothing is said.
+    pub fn lane(&self, pack: &str, type_name: &str) -> Priority {
+        self.current
+            .values()
+            .filter_map(|id| self.sets.get(id))
+            .flat_map(|set| set.packs())
+            .find(|known| known.text.name == pack)
+            .map_or_else(Priority::default, |known| known.options.priority(type_name))
+    }
+
     /// Sets that the store does not have yet.
     pub fn unsaved(&self) -> Vec<NewRevision> {
         self.unsaved.clone()
@@ -167,6 +179,8 @@ pub struct Pipeline {
     pub trust: ClockTrust,
     /// How the messages behind the cursor of this start are normalized.
     pub isolation: Isolation,
+    /// What keeps the store within its size.
+    pub bounds: Bounds,
     /// State of the disk.
     pub disk: DiskState,
     /// How far the full check of the store is, for `status`.

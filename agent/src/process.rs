@@ -119,6 +119,7 @@ fn skip_gap(pipeline: &Pipeline, from: Position) {
         range: Some((from, head - 1)),
         count: head - from,
         reason,
+        reading: None,
     });
     outbox.progress_mut().cursor = head - 1;
 }
@@ -140,6 +141,7 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
             range: Some((first, stored.position - 1)),
             count: gap,
             reason,
+            reading: None,
         });
     }
     let progress = outbox.progress_mut();
@@ -342,6 +344,7 @@ pub async fn normalize_unmatched(
                 range: Some((run.first, run.last)),
                 count: missing,
                 reason,
+                reading: None,
             });
         }
         matched += results.len() as u64;

@@ -11,6 +11,7 @@ mod upkeep;
 
 pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
 
+use crate::bounds::{self, Bounds};
 use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
 use crate::control::{self, Inquiry};
 use crate::forward::event_hub::EventHubDestination;
@@ -113,6 +114,7 @@ pub async fn run(
         destination_ids.push(store.destination(&destination.name)?);
     }
     let last_good = store.last_good_packs()?;
+    store.set_limit(config.store.max_bytes.0)?;
     let store = StoreHandle::new(store, worker);
 
     let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
@@ -166,6 +168,18 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         boot: recovered.boot,
         trust: config.clock.trust,
         isolation: recovered.isolation.clone(),
+        bounds: Bounds::new(bounds::Settings {
+            max_bytes: config.store.max_bytes.0,
+            history_us: config.store.history.0,
+            unmatched_keep: (config.store.unmatched_keep.0 * 10) as i64,
+            max_age: config.store.max_age.map(|age| (age.0 * 10) as i64),
+            min_free_disk: config.store.min_free_disk.0,
+            destinations: destinations
+                .iter()
+                .zip(&config.destinations)
+                .map(|(id, d)| destination_entry(*id, d).handle)
+                .collect(),
+        }),
         disk: DiskState::default(),
         check: RefCell::default(),
         fatal: RefCell::default(),
@@ -493,6 +507,7 @@ async fn ledger_events(pipeline: Rc<Pipeline>, mut events: mpsc::UnboundedReceiv
                 range: None,
                 count: 0,
                 reason: format!("MQTT session given up: {}", error.text),
+                reading: None,
             }),
         }
     }

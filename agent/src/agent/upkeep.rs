@@ -4,15 +4,12 @@ use super::{Agent, Surroundings};
 use crate::forward::Destinations;
 use crate::packs::{PackFolder, PackProblem, PackSet};
 use crate::pipeline::Pipeline;
-use crate::store::{Loss, StoreError};
-use crate::{clock, process};
-use embassy_time::Timer;
+use crate::store::StoreError;
+use crate::{bounds, clock, process};
+use embassy_time::{Duration, Timer, with_timeout};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::task::{JoinHandle, spawn_local};
-
-/// How long unmatched messages are kept: ticks of 100 ns.
-const UNMATCHED_KEEP: i64 = 24 * 3600 * 10_000_000;
 
 /// Loads the packs and keeps watching their folder.
 pub(super) async fn start_packs(
@@ -165,53 +162,20 @@ pub(crate) async fn condemn(pipeline: &Pipeline, reason: &str) {
     pipeline.ending.notify_one();
 }
 
-/// Drops what nothing needs any more: segments beyond the history, unmatched messages, expired sent periods.
+/// Keeps the store within its bounds: every minute, and at once when room gets short.
 pub(super) async fn store_loop(agent: Rc<Agent>) {
-    let followers: Vec<u32> = agent
-        .destinations
-        .iter()
-        .filter(|d| d.handle.takes_messages)
-        .map(|d| d.handle.id)
-        .collect();
+    let pipeline = &agent.pipeline;
     loop {
-        Timer::after_secs(60).await;
-        let pipeline = &agent.pipeline;
+        let short = with_timeout(Duration::from_secs(60), pipeline.bounds.wanted.notified()).await;
         pipeline.beat("upkeep");
-        if clock::is_trusted(pipeline.trust) {
-            forget_unmatched(&agent);
-        }
-        let needed = pipeline.outbox.borrow().needed_from(&followers);
-        let keep_from = clock::monotonic_us().saturating_sub(agent.config.store.history.0);
-        let wall = clock::is_trusted(pipeline.trust).then(|| clock::wall().ticks());
-        let done = pipeline.store.call(move |store| {
-            if let Some(wall) = wall {
-                store.expire_sent_periods(wall)?;
-            }
-            store.drop_segments(needed, keep_from)
-        });
-        if let Err(error) = done.await {
+        let done = match short {
+            Ok(()) => bounds::make_room(pipeline).await.map(drop),
+            Err(_) => bounds::tend(pipeline).await,
+        };
+        if let Err(error) = done {
             tracing::warn!("upkeep of the store: {error}");
         }
-    }
-}
-
-/// Unmatched messages beyond their time leave, with a ledger line.
-fn forget_unmatched(agent: &Agent) {
-    let before = clock::wall().ticks() - UNMATCHED_KEEP;
-    let mut outbox = agent.pipeline.outbox.borrow_mut();
-    let old: Vec<_> = outbox
-        .unmatched()
-        .filter(|run| !run.no_pack && run.wall < before)
-        .cloned()
-        .collect();
-    for run in old {
-        outbox.forget_unmatched(run.first);
-        outbox.lose(Loss {
-            destination: None,
-            source: Some(run.source),
-            range: Some((run.first, run.last)),
-            count: run.count,
-            reason: "no template matched for 24 h".to_owned(),
-        });
+        // A store that is full of what cannot be given up yet is not asked all the time.
+        Timer::after_millis(200).await;
     }
 }

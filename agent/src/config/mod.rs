@@ -160,6 +160,12 @@ pub struct StoreConfig {
     pub progress_interval: TextDuration,
     /// How long delivered messages stay for explain, replay and corrections.
     pub history: TextDuration,
+    /// How long messages stay that no template matched, and at most a tenth of `max_bytes`.
+    pub unmatched_keep: TextDuration,
+    /// How long an unsent reading stays; as long as there is room when absent.
+    pub max_age: Option<TextDuration>,
+    /// Free bytes to leave to others on the file system of the store: `max_bytes` shrinks for it.
+    pub min_free_disk: ByteSize,
 }
 
 impl Default for StoreConfig {
@@ -170,6 +176,9 @@ impl Default for StoreConfig {
             commit_interval: TextDuration(1_000_000),
             progress_interval: TextDuration(10_000_000),
             history: TextDuration(24 * 3_600_000_000),
+            unmatched_keep: TextDuration(24 * 3_600_000_000),
+            max_age: None,
+            min_free_disk: ByteSize(0),
         }
     }
 }

@@ -123,6 +123,7 @@ fn lose_gap(outbox: &mut Outbox, destination: u32, first: Position, last: Positi
         range: Some((first, last)),
         count,
         reason,
+        reading: None,
     });
 }
 
@@ -135,6 +136,10 @@ fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDel
             lose_gap(&mut outbox, id, expected, entry.stored.position - 1);
         }
         let counters = outbox.destination_mut(id);
+        if entry.stored.position <= counters.cursor {
+            // Given up while it was being sent: it is accounted for.
+            continue;
+        }
         match fate {
             Fate::Delivered | Fate::Superseded => {
                 counters.delivered += 1;

@@ -2,7 +2,7 @@
 //!
 //! `crc32 (4 bytes, little-endian, of what follows) | version (1) | uncompressed length (4) | zstd(records)`.
 //! A record is a sequence of fields; lengths and numbers are LEB128, differences are zigzag LEB128 against the record
-//! before. One batch compresses far better than its messages alone, which is what spares the flash.
+//! before. Version 2 is a batch with holes: what remains of several ones when a segment is rewritten. One batch compresses far better than its messages alone, which is what spares the flash.
 
 use crate::message::{
     AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
@@ -12,6 +12,8 @@ use iomt_mapping::Timestamp;
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
+/// A batch with holes: the number of its records comes first, and each record begins with the difference of its position.
+const VERSION_WITH_HOLES: u8 = 2;
 const HEADER: usize = 9;
 /// More than any batch that the intake gathers; a length beyond it is damage, not data.
 const MAX_BATCH: usize = 256 << 20;
@@ -128,57 +130,37 @@ impl Codec {
         batch: impl Iterator<Item = (&'a Message, RevisionId)>,
     ) -> std::io::Result<Vec<u8>> {
         self.records.clear();
-        let out = &mut self.records;
         let (mut monotonic, mut wall) = (0_i64, 0_i64);
         for (message, revision) in batch {
-            let mut flags = 0;
-            flags |= if message.stamp.trusted { TRUSTED } else { 0 };
-            flags |= if message.possible_repeat { REPEAT } else { 0 };
-            flags |= if matches!(message.kind, PayloadKind::Truncated { .. }) {
-                TRUNCATED
-            } else {
-                0
-            };
-            flags |= if message.topic.is_some() { HAS_TOPIC } else { 0 };
-            flags |= if message.device_id.is_some() {
-                HAS_DEVICE
-            } else {
-                0
-            };
-            flags |= if message.ack.is_some() { HAS_ACK } else { 0 };
-            out.push(flags);
-            put_number(out, u64::from(message.source.0));
-            put_number(out, u64::from(revision.0));
-            put_number(out, u64::from(message.stamp.boot));
-            let (m, w) = (message.stamp.monotonic_us as i64, message.stamp.wall.ticks());
-            put_difference(out, m.wrapping_sub(monotonic));
-            put_difference(out, w.wrapping_sub(wall));
-            (monotonic, wall) = (m, w);
-            if let Some(ack) = message.ack {
-                put_number(out, u64::from(ack.packet_id));
-                put_number(out, u64::from(ack.session));
-            }
-            if let Some(topic) = &message.topic {
-                put_bytes(out, topic.as_bytes());
-            }
-            if let Some(device) = &message.device_id {
-                put_bytes(out, device.as_bytes());
-            }
-            put_number(out, message.properties.len() as u64);
-            for (name, value) in &message.properties {
-                put_bytes(out, name.as_bytes());
-                put_bytes(out, value.as_bytes());
-            }
-            if let PayloadKind::Truncated { length, crc } = message.kind {
-                put_number(out, length);
-                put_number(out, u64::from(crc));
-            }
-            put_bytes(out, message.payload.bytes());
+            put_record(&mut self.records, message, revision, &mut monotonic, &mut wall);
         }
+        self.seal(VERSION)
+    }
+
+    /// The bytes of messages that were copied forward: their positions have gaps. Decoded by [`decode`] like any batch,
+    /// with `first` the position of the first one and `count` the distance from it to behind the last one.
+    ///
+    /// # Errors
+    /// When zstd fails (out of memory).
+    pub fn encode_with_holes(&mut self, batch: &[StoredMessage]) -> std::io::Result<Vec<u8>> {
+        self.records.clear();
+        put_number(&mut self.records, batch.len() as u64);
+        let (mut monotonic, mut wall) = (0_i64, 0_i64);
+        let mut next = batch.first().map_or(0, |stored| stored.position);
+        for stored in batch {
+            put_number(&mut self.records, stored.position.saturating_sub(next));
+            next = stored.position + 1;
+            let (message, revision) = (&stored.message, stored.revision);
+            put_record(&mut self.records, message, revision, &mut monotonic, &mut wall);
+        }
+        self.seal(VERSION_WITH_HOLES)
+    }
+
+    fn seal(&mut self, version: u8) -> std::io::Result<Vec<u8>> {
         let compressed = self.compressor.compress(&self.records)?;
         let mut blob = Vec::with_capacity(HEADER + compressed.len());
         blob.extend_from_slice(&[0; 4]);
-        blob.push(VERSION);
+        blob.push(version);
         blob.extend_from_slice(&(self.records.len() as u32).to_le_bytes());
         blob.extend_from_slice(&compressed);
         let crc = crc32fast::hash(blob.get(4..).unwrap_or_default());
@@ -193,6 +175,58 @@ impl Codec {
     }
 }
 
+fn put_record(
+    out: &mut Vec<u8>,
+    message: &Message,
+    revision: RevisionId,
+    monotonic: &mut i64,
+    wall: &mut i64,
+) {
+    let mut flags = 0;
+    flags |= if message.stamp.trusted { TRUSTED } else { 0 };
+    flags |= if message.possible_repeat { REPEAT } else { 0 };
+    flags |= if matches!(message.kind, PayloadKind::Truncated { .. }) {
+        TRUNCATED
+    } else {
+        0
+    };
+    flags |= if message.topic.is_some() { HAS_TOPIC } else { 0 };
+    flags |= if message.device_id.is_some() {
+        HAS_DEVICE
+    } else {
+        0
+    };
+    flags |= if message.ack.is_some() { HAS_ACK } else { 0 };
+    out.push(flags);
+    put_number(out, u64::from(message.source.0));
+    put_number(out, u64::from(revision.0));
+    put_number(out, u64::from(message.stamp.boot));
+    let (m, w) = (message.stamp.monotonic_us as i64, message.stamp.wall.ticks());
+    put_difference(out, m.wrapping_sub(*monotonic));
+    put_difference(out, w.wrapping_sub(*wall));
+    (*monotonic, *wall) = (m, w);
+    if let Some(ack) = message.ack {
+        put_number(out, u64::from(ack.packet_id));
+        put_number(out, u64::from(ack.session));
+    }
+    if let Some(topic) = &message.topic {
+        put_bytes(out, topic.as_bytes());
+    }
+    if let Some(device) = &message.device_id {
+        put_bytes(out, device.as_bytes());
+    }
+    put_number(out, message.properties.len() as u64);
+    for (name, value) in &message.properties {
+        put_bytes(out, name.as_bytes());
+        put_bytes(out, value.as_bytes());
+    }
+    if let PayloadKind::Truncated { length, crc } = message.kind {
+        put_number(out, length);
+        put_number(out, u64::from(crc));
+    }
+    put_bytes(out, message.payload.bytes());
+}
+
 /// Whether checksum and version of a batch fit: the fast check of a start.
 ///
 /// # Errors
@@ -203,7 +237,7 @@ pub fn verify(blob: &[u8]) -> Result<&[u8], Damaged> {
         return Err(Damaged::Checksum);
     }
     match rest.split_first() {
-        Some((&VERSION, rest)) => Ok(rest),
+        Some((&(VERSION | VERSION_WITH_HOLES), rest)) => Ok(rest),
         _ => Err(Damaged::Version),
     }
 }
@@ -223,8 +257,23 @@ pub fn decode(first: Position, count: u64, blob: &[u8]) -> Result<Vec<StoredMess
     let mut reader = Reader(&records);
     let mut interned: Vec<Arc<str>> = Vec::new();
     let (mut monotonic, mut wall) = (0_i64, 0_i64);
-    let mut messages = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(1 << 16));
-    for position in first..first + count {
+    let holes = blob.get(4) == Some(&VERSION_WITH_HOLES);
+    let end = first.checked_add(count).ok_or(Damaged::Content)?;
+    let records_in_it = if holes {
+        reader.number().ok_or(Damaged::Content)?
+    } else {
+        count
+    };
+    let mut messages = Vec::with_capacity(usize::try_from(records_in_it).unwrap_or(0).min(1 << 16));
+    let mut position = first;
+    for _ in 0..records_in_it {
+        if holes {
+            let gap = reader.number().ok_or(Damaged::Content)?;
+            position = position
+                .checked_add(gap)
+                .filter(|at| *at < end)
+                .ok_or(Damaged::Content)?;
+        }
         let message = decode_record(
             &mut reader,
             &records,
@@ -235,6 +284,7 @@ pub fn decode(first: Position, count: u64, blob: &[u8]) -> Result<Vec<StoredMess
         )
         .ok_or(Damaged::Content)?;
         messages.push(message);
+        position += 1;
     }
     Ok(messages)
 }
@@ -371,6 +421,24 @@ mod tests {
             assert_eq!(stored.message.payload, given.payload);
             assert_eq!(stored.revision, RevisionId(2));
         }
+    }
+
+    #[test]
+    fn a_batch_with_holes_keeps_the_positions_of_its_messages() {
+        let kept: Vec<StoredMessage> = [100_u64, 101, 107, 5_000_000_000]
+            .into_iter()
+            .zip(0..)
+            .map(|(position, n)| StoredMessage {
+                position,
+                revision: RevisionId(n),
+                message: message(n),
+            })
+            .collect();
+        let blob = Codec::new().unwrap().encode_with_holes(&kept).unwrap();
+        let span = 5_000_000_001 - 100;
+        let read = decode(100, span, &blob).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{kept:?}"));
+        assert_eq!(decode(100, span - 1, &blob).unwrap_err(), Damaged::Content);
     }
 
     #[test]

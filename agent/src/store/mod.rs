@@ -14,11 +14,19 @@
 //! 3. **Positions are never reused**, also not those of dropped segments: the next one is kept apart from the journal.
 //! 4. **Cursor and rows are one transaction.** The stored cursor never passes a message whose readings are not
 //!    delivered, in a row, waiting, a dead letter or in the ledger: [`Changes`] writes them together.
-//! 5. **A segment is dropped only when nothing needs it**: no cursor, row, wait or run of unmatched messages lies in it.
+//! 5. **A segment is dropped only when nothing needs it**: no cursor, row, wait or run of unmatched messages lies in it, and
+//!    rows, counters and cursors that say so are in the same transaction.
 //! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
 //!    store id (event ids stay unique), and the ledger says so.
 //! 7. **One owner**: the file is locked for the life of the process.
 //! 8. **A message that ends the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again.
+//! 9. **Database and log never exceed `max_bytes`** (`crate::bounds`; test `a_flood_...`): SQLite refuses to grow beyond
+//!    its share, and a reserve before it keeps room to make room.
+//! 10. **Nothing disappears without a ledger line** (test of that name): what is given up leaves rows, counters and journal in
+//!    one transaction; a reading that stays keeps position, stamp and revision wherever it is copied.
+//! 11. **Waveforms go first, then periodic readings; alarms and spot readings stay** as long as they have room (test
+//!     `waveforms_go_first_...`), the oldest first, the newest never without need.
+//! 12. **A lone waiting reading does not pin segments** (test `a_lone_waiting_reading_...`): it is copied forward.
 //!
 //! # A crash at each point
 //!
@@ -38,6 +46,7 @@
 //! window of 20, ext4 on a loop device: 5.7, and 5.4 without the file system's own commits every 5 seconds. The creation
 //! and the growing log are in it (`flash-bench --rate 20 --window 20 --seconds 300 [--file-system-commit 0]`).
 
+pub mod bounds;
 mod check;
 pub mod codec;
 mod isolation;
@@ -46,14 +55,17 @@ pub mod outbox;
 pub mod progress;
 mod read;
 mod recover;
+mod rewrite;
 mod schema;
 mod set_aside;
 
+pub use bounds::{Limits, Outline, Room};
 pub use check::CheckState;
 pub use isolation::Isolation;
 pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
 pub use read::{DeadLetterSummary, Ranges, StoredBatch};
 pub use recover::{Dating, Recovered};
+pub use rewrite::Rewrite;
 
 use crate::message::{Message, Position, RevisionId};
 use crate::sabotage::{self, Sabotage};
@@ -63,9 +75,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-/// A segment is closed when it holds this many bytes of batches ...
-const SEGMENT_BYTES: u64 = 4 << 20;
-/// ... or is this old, in microseconds of running time, so that history can be dropped by age.
+/// A segment is closed when it holds its share of `max_bytes` ([`Limits`]), or is this old, in microseconds of running
+/// time, so that history can be dropped by age.
 const SEGMENT_AGE_US: u64 = 3_600_000_000;
 
 /// Why the store could not do something. Nothing was changed then; trying again is safe.
@@ -108,6 +119,7 @@ pub struct Store {
     pub(crate) next_position: Position,
     pub(crate) statistics: Statistics,
     pub(crate) check: check::Check,
+    pub(crate) limits: Limits,
 }
 
 /// What the store has written since it was opened.
@@ -121,6 +133,8 @@ pub struct Statistics {
     pub payload_bytes: u64,
     /// Bytes of the batches that hold them.
     pub batch_bytes: u64,
+    /// Bytes that were written again because something around them was given up.
+    pub rewritten_bytes: u64,
 }
 
 /// A set of mapping packs that a batch names for the first time.
@@ -226,7 +240,8 @@ impl Store {
     fn segment_for(&self, first: Position, now_us: u64) -> Option<Segment> {
         match self.segments.last() {
             Some(last)
-                if last.bytes < SEGMENT_BYTES && now_us.saturating_sub(last.opened_us) < SEGMENT_AGE_US =>
+                if last.bytes < self.limits.segment
+                    && now_us.saturating_sub(last.opened_us) < SEGMENT_AGE_US =>
             {
                 None
             }
@@ -252,47 +267,6 @@ impl Store {
             bytes: 0,
             opened_us: now_us,
         })
-    }
-
-    /// Drops the segments that end before `needed` (the first position that any cursor, row, wait or run still needs) and
-    /// before `keep_from_us` of running time (history). Returns how many were dropped.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn drop_segments(&mut self, needed: Position, keep_from_us: u64) -> Result<usize, StoreError> {
-        let mut droppable = 0;
-        for pair in self.segments.windows(2) {
-            let [segment, next] = pair else { break };
-            if next.first > needed || next.opened_us >= keep_from_us || segment.first >= needed {
-                break;
-            }
-            droppable += 1;
-        }
-        for segment in self.segments.iter().take(droppable).copied().collect::<Vec<_>>() {
-            let transaction = self
-                .connection
-                .transaction_with_behavior(TransactionBehavior::Immediate)?;
-            // The next position outlives the rows that it could be computed from.
-            transaction.execute(
-                "INSERT OR REPLACE INTO meta (key, value) VALUES ('next_position', ?1)",
-                [self.next_position as i64],
-            )?;
-            transaction.execute("DELETE FROM segment WHERE id = ?1", [segment.id])?;
-            transaction.execute_batch(&format!("DROP TABLE journal_{}", segment.id))?;
-            commit(transaction)?;
-            self.statistics.commits += 1;
-            self.segments.remove(0);
-        }
-        if droppable > 0 {
-            // Gives pages back to the file system a few at a time; never a VACUUM, which would write the file anew.
-            let mut vacuum = self
-                .connection
-                .prepare_cached("PRAGMA incremental_vacuum(1000)")?;
-            let mut pages = vacuum.query([])?;
-            // A row for each page that was given back.
-            while pages.next()?.is_some() {}
-        }
-        Ok(droppable)
     }
 
     /// What was written since the store was opened.

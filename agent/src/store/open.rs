@@ -75,6 +75,7 @@ impl Store {
             next_position,
             statistics: Statistics::default(),
             check: Check::default(),
+            limits: super::Limits::default(),
         };
         let recovered = store.recover()?;
         Ok((store, recovered))
@@ -266,33 +267,13 @@ mod tests {
                 )
                 .unwrap();
         }
-        assert_eq!(store.drop_segments(9, u64::MAX).unwrap(), 3);
+        store.reclaim(&[1, 2, 3], None, None, 0).unwrap();
         assert_eq!(texts(&store), ["{\"n\":3}", "{\"n\":3}"]);
         let before = store.next_position;
         drop(store);
         let (store, recovered) = Store::open(folder.path()).unwrap();
         assert_eq!(recovered.next_position, before);
         drop(store);
-    }
-
-    #[test]
-    fn a_segment_that_anything_needs_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(folder.path()).unwrap();
-        for hour in 0..3 {
-            store
-                .append(
-                    &[message(hour), message(hour)],
-                    &[],
-                    None,
-                    hour * 3_600_000_001,
-                    0,
-                )
-                .unwrap();
-        }
-        assert_eq!(store.drop_segments(2, u64::MAX).unwrap(), 0);
-        assert_eq!(store.drop_segments(3, 0).unwrap(), 0);
-        assert_eq!(store.drop_segments(3, u64::MAX).unwrap(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! 3. A failed commit loses nothing: what it was to write is written by the next one.
 
 mod settle;
+mod shed;
 mod unmatched;
 mod unwritten;
 
@@ -70,10 +71,13 @@ pub struct Outbox {
     series: HashMap<u64, Vec<u32>>,
     next_series: u32,
     unmatched: BTreeMap<Position, UnmatchedRun>,
-    open_runs: HashMap<SourceId, Position>,
+    /// The run that goes on, by source: its first position, and the receive time of its first message.
+    open_runs: HashMap<SourceId, (Position, i64)>,
     in_pass: HashMap<u32, HashSet<u64>>,
     /// Positions of the journal that were found damaged since the start.
     damaged: Ranges,
+    /// Rows that a pass has in its hands, given up so far meanwhile.
+    given_up: HashMap<u64, Position>,
     pending: Unwritten,
     /// Numbers whose changes are on their way to the disk, to be written again if that fails.
     in_flight: Option<Unwritten>,
@@ -396,7 +400,9 @@ impl Outbox {
 
     /// The rows that a pass of this destination has in its hands: nothing joins them until the next pass.
     pub fn begin_pass(&mut self, destination: u32, rows: HashSet<u64>) {
-        self.in_pass.insert(destination, rows);
+        if let Some(before) = self.in_pass.insert(destination, rows) {
+            self.forget_given_up(&before);
+        }
     }
 
     /// Rows of a destination that are due, oldest position first.

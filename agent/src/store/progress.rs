@@ -135,6 +135,8 @@ pub struct Loss {
     pub count: u64,
     /// Why.
     pub reason: String,
+    /// Device and measurement type, where all of them have one.
+    pub reading: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// Everything that changed since the last commit of progress.
@@ -276,20 +278,7 @@ impl Changes {
             write_dead_letter(transaction, codec, letter, wall)?;
         }
         for loss in &self.losses {
-            let (first, last) = loss.range.unzip();
-            transaction
-                .prepare_cached(
-                    "INSERT INTO ledger (destination, source, first, last, count, reason, wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute(params![
-                    loss.destination,
-                    loss.source.map(|s| s.0),
-                    first.map(|p| p as i64),
-                    last.map(|p| p as i64),
-                    loss.count as i64,
-                    loss.reason,
-                    wall
-                ])?;
+            write_loss(transaction, loss, wall)?;
         }
         Ok(())
     }
@@ -332,6 +321,56 @@ impl Changes {
             ])?;
         Ok(())
     }
+}
+
+/// One ledger row per run: what continues a run of the last day makes its row longer, so that a long shedding is one row for
+/// each device, type and destination and day.
+fn write_loss(transaction: &Transaction<'_>, loss: &Loss, wall: i64) -> rusqlite::Result<()> {
+    const DAY: i64 = 86_400 * 10_000_000;
+    let (first, last) = loss.range.unzip();
+    let (device, type_name) = loss.reading.as_ref().map(|(d, t)| (&**d, &**t)).unzip();
+    let source = loss.source.map(|s| s.0);
+    let (first, last) = (first.map(|p| p as i64), last.map(|p| p as i64));
+    if let Some(first) = first {
+        let grown = transaction
+            .prepare_cached(
+                "UPDATE ledger SET last = ?1, count = count + ?2, wall = ?3 WHERE id = (SELECT max(id) FROM ledger
+                     WHERE destination IS ?4 AND source IS ?5 AND device IS ?6 AND type IS ?7 AND reason = ?8)
+                 AND last < ?9 AND wall > ?10",
+            )?
+            .execute(params![
+                last,
+                loss.count as i64,
+                wall,
+                loss.destination,
+                source,
+                device,
+                type_name,
+                loss.reason,
+                first,
+                wall.saturating_sub(DAY)
+            ])?;
+        if grown > 0 {
+            return Ok(());
+        }
+    }
+    transaction
+        .prepare_cached(
+            "INSERT INTO ledger (destination, source, device, type, first, last, count, reason, wall)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            loss.destination,
+            source,
+            device,
+            type_name,
+            first,
+            last,
+            loss.count as i64,
+            loss.reason,
+            wall
+        ])?;
+    Ok(())
 }
 
 fn write_dead_letter(

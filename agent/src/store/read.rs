@@ -78,6 +78,8 @@ pub(super) enum Found<'a> {
 
 /// Reads that the disk may refuse at one place before it is taken for damaged; the place behind must be readable then.
 const REFUSED_READS: u32 = 3;
+/// The position behind a batch, and its messages.
+pub type LenientBatch = (Position, Vec<StoredMessage>);
 
 /// Dead letters of one cause.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -237,6 +239,42 @@ impl Store {
             }
         }
         Some(found).filter(|first| *first < end)
+    }
+
+    /// The messages of the batch that holds `from`, or of the next one, and the position behind it; none at the end of the
+    /// journal. A batch that was damaged on the medium has no messages.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn read_batch_leniently(&self, from: Position) -> Result<Option<LenientBatch>, StoreError> {
+        for (number, segment) in self.segments.iter().enumerate() {
+            let next = self.segments.get(number + 1);
+            if next.is_some_and(|next| next.first <= from) {
+                continue;
+            }
+            let sql = format!(
+                "SELECT first, count, batch FROM journal_{0} WHERE first + count > ?1 AND first >= coalesce(
+                     (SELECT max(first) FROM journal_{0} WHERE first <= ?1), ?1) ORDER BY first LIMIT 1",
+                segment.id
+            );
+            let found = self
+                .connection
+                .prepare_cached(&sql)?
+                .query_row([from as i64], |row| {
+                    Ok((
+                        row.get::<_, i64>(0)? as u64,
+                        row.get::<_, i64>(1)? as u64,
+                        row.get::<_, Vec<u8>>(2)?,
+                    ))
+                });
+            let Some((first, count, blob)) = found.optional()? else {
+                continue;
+            };
+            let mut messages = codec::decode(first, count, &blob).unwrap_or_default();
+            messages.retain(|m| m.position >= from);
+            return Ok(Some((first + count.max(1), messages)));
+        }
+        Ok(None)
     }
 
     /// The texts of a set of packs.

@@ -190,7 +190,7 @@ pub(super) fn read_segments(connection: &Connection) -> rusqlite::Result<Vec<Seg
         last.bytes = match connection.query_row(&sql, [], |row| row.get::<_, i64>(0)) {
             Ok(bytes) => bytes as u64,
             // A page of it is broken: it counts as full, so that nothing more is written into it.
-            Err(error) if is_corrupt(&error) => super::SEGMENT_BYTES,
+            Err(error) if is_corrupt(&error) => super::Limits::default().segment,
             Err(error) => return Err(error),
         };
     }

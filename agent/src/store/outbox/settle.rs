@@ -45,9 +45,12 @@ impl Outbox {
         destination: u32,
         id: u64,
         covered: Option<Position>,
-        outcomes: Vec<Settled>,
+        mut outcomes: Vec<Settled>,
         now_us: u64,
     ) {
+        // What was given up meanwhile is accounted for already.
+        let given_up = self.given_up_through(id);
+        outcomes.retain(|outcome| outcome.position > given_up);
         let all_retry = !outcomes.is_empty() && outcomes.iter().all(|o| o.fate == Fate::Retry);
         if all_retry {
             if let Some(pending) = self.rows.get_mut(&id) {
@@ -165,6 +168,7 @@ impl Outbox {
                 range: Some((before.first, before.last)),
                 count: missing,
                 reason,
+                reading: None,
             });
         }
     }

@@ -4,14 +4,20 @@ use super::Outbox;
 use crate::message::{Position, SourceId, StoredMessage};
 use crate::store::progress::UnmatchedRun;
 
+/// A run ends after so many messages or so much time (ticks of 100 ns), so that the oldest can be given up while more come.
+const LONGEST_RUN: u64 = 1000;
+const LONGEST_RUN_TICKS: i64 = 3600 * 10_000_000;
+
 impl Outbox {
     /// Notes a message that no template matched; a run of them is one row.
     pub fn note_unmatched(&mut self, stored: &StoredMessage, no_pack: bool) {
         let source = stored.message.source;
         let wall = stored.message.stamp.wall.ticks();
-        if let Some(first) = self.open_runs.get(&source)
+        if let Some((first, began)) = self.open_runs.get(&source)
             && let Some(run) = self.unmatched.get_mut(first)
             && run.no_pack == no_pack
+            && run.count < LONGEST_RUN
+            && wall - began < LONGEST_RUN_TICKS
         {
             run.last = stored.position;
             run.count += 1;
@@ -27,7 +33,7 @@ impl Outbox {
             no_pack,
             wall,
         };
-        self.open_runs.insert(source, stored.position);
+        self.open_runs.insert(source, (stored.position, wall));
         self.pending.runs.insert(stored.position);
         self.unmatched.insert(stored.position, run);
     }
@@ -37,7 +43,7 @@ impl Outbox {
         let open = self.open_runs.remove(&stored.message.source);
         self.note_unmatched(stored, no_pack);
         self.open_runs.remove(&stored.message.source);
-        if let Some(open) = open.filter(|open| *open > stored.position) {
+        if let Some(open) = open.filter(|(open, _)| *open > stored.position) {
             self.open_runs.insert(stored.message.source, open);
         }
     }
@@ -55,7 +61,7 @@ impl Outbox {
     /// Removes a run of unmatched messages: they were normalized anew, or are kept no longer.
     pub fn forget_unmatched(&mut self, first: Position) {
         if self.unmatched.remove(&first).is_some() {
-            self.open_runs.retain(|_, open| *open != first);
+            self.open_runs.retain(|_, (open, _)| *open != first);
             self.pending.any = true;
             self.pending.runs.remove(&first);
             self.pending.runs_gone.insert(first);

@@ -1,0 +1,433 @@
+//! Floods with the destination down, over the real store, mapping engine and outbox.
+
+use super::*;
+use crate::config::ClockTrust;
+use crate::forward::{Destinations, Fate};
+use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
+use crate::packs::{Pack, PackSet, PackText};
+use crate::pipeline::{DiskState, PackBook, Recent};
+use crate::process;
+use crate::store::outbox::Settled;
+use crate::store::{Store, StoreHandle};
+use crate::worker::Worker;
+use iomt_mapping::Timestamp;
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+const MIB: u64 = 1 << 20;
+const READINGS: u32 = 1;
+const OTHERS: u32 = 2;
+
+fn destination(id: u32) -> DestinationHandle {
+    DestinationHandle {
+        id,
+        name: Arc::from(format!("d{id}")),
+        takes_messages: false,
+        groups_by_period: false,
+        flush_interval_us: 0,
+    }
+}
+
+fn packs() -> Arc<PackSet> {
+    let template = |name: &str| {
+        format!(
+            r#"{{"templateType":"JsonPathContent","template":{{"typeName":"{name}","typeMatchExpression":"$..[?(@.{name})]",
+            "deviceIdExpression":"$.device","timestampExpression":"$.time",
+            "values":[{{"required":"true","valueExpression":"$.{name}","valueName":"{name}"}}]}}}}"#
+        )
+    };
+    let types = ["wave", "rate", "spot", "alarm"].map(template).join(",");
+    let text = PackText {
+        name: "ward".to_owned(),
+        device: format!(r#"{{"templateType":"CollectionContent","template":[{types}]}}"#),
+        fhir: None,
+        agent: Some(
+            r#"{"types":{"wave":{"priority":"waveform"},"rate":{"priority":"periodic"},"spot":{"priority":"spot"},
+            "alarm":{"priority":"alarm"}}}"#
+                .to_owned(),
+        ),
+    };
+    let (pack, findings) = Pack::load(text);
+    Arc::new(PackSet::new(vec![Arc::new(
+        pack.unwrap_or_else(|| panic!("{findings:?}")),
+    )]))
+}
+
+fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
+    let (mut store, recovered) = Store::open(folder).unwrap();
+    store.set_limit(8 * MIB).unwrap();
+    let mut book = PackBook::restore(&recovered.revisions);
+    book.set_current(SourceId(1), packs());
+    Rc::new(Pipeline {
+        store: StoreHandle::new(store, Worker::inline()),
+        outbox: RefCell::new(Outbox::restore(&recovered, destinations, 0)),
+        recent: RefCell::new(Recent::default()),
+        packs: RefCell::new(book),
+        dating: RefCell::new(recovered.dating.clone()),
+        head: Cell::new(recovered.next_position),
+        committed: Notify::new(),
+        normalized: Notify::new(),
+        boot: recovered.boot,
+        trust: ClockTrust::Always,
+        isolation: recovered.isolation.clone(),
+        bounds: Bounds::new(Settings {
+            max_bytes: 8 * MIB,
+            history_us: 86_400_000_000,
+            unmatched_keep: i64::MAX / 2,
+            max_age: None,
+            min_free_disk: 0,
+            destinations: destinations.iter().map(|id| destination(*id)).collect(),
+        }),
+        disk: DiskState::default(),
+        beats: RefCell::default(),
+        check: RefCell::default(),
+        ending: Notify::new(),
+        fatal: RefCell::default(),
+    })
+}
+
+/// Digits that do not compress away.
+fn noise(n: u64, length: usize) -> String {
+    let mut state = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..length)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'!' + (state % 90) as u8)
+        })
+        .filter(|c| *c != '"' && *c != '\\')
+        .collect()
+}
+
+fn message(kind: &str, n: u64, length: usize) -> (Message, RevisionId) {
+    let text = format!(
+        r#"{{"device":"d{}","time":"2026-11-21T10:00:00Z","{kind}":"{n}","filler":"{}"}}"#,
+        n % 3,
+        noise(n, length)
+    );
+    let message = Message {
+        source: SourceId(1),
+        stamp: Stamp {
+            boot: 1,
+            monotonic_us: n,
+            wall: Timestamp::from_ticks(17_900_000_000_000_000 + n as i64).unwrap(),
+            trusted: true,
+        },
+        payload: Payload(text.into_bytes().into()),
+        kind: PayloadKind::Whole,
+        topic: None,
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: false,
+        ack: None,
+    };
+    (message, RevisionId(1))
+}
+
+/// What the intake does with a batch, and the normalizing loop after it.
+async fn take(pipeline: &Rc<Pipeline>, batch: Vec<(Message, RevisionId)>) {
+    let revisions = pipeline.packs.borrow().unsaved();
+    let saved = revisions.len();
+    let count = batch.len() as u64;
+    let room = pipeline
+        .store
+        .call(move |store| {
+            store.append(&batch, &revisions, None, 0, 0)?;
+            store.room()
+        })
+        .await
+        .unwrap();
+    pipeline.packs.borrow_mut().saved(saved);
+    pipeline.head.set(pipeline.head.get() + count);
+    let destinations = Rc::new(Destinations(pipeline.bounds.settings.destinations.clone()));
+    let (_stop, stopped) = tokio::sync::watch::channel(true);
+    process::run(Rc::clone(pipeline), destinations, stopped)
+        .await
+        .unwrap();
+    if room != Room::Plenty {
+        assert!(make_room(pipeline).await.unwrap() > Room::None || room_is_plenty(pipeline).await);
+    }
+}
+
+async fn normalize_all(pipeline: &Rc<Pipeline>) {
+    let destinations = Rc::new(Destinations(pipeline.bounds.settings.destinations.clone()));
+    let (_stop, stopped) = tokio::sync::watch::channel(true);
+    process::run(Rc::clone(pipeline), destinations, stopped)
+        .await
+        .unwrap();
+}
+
+async fn room_is_plenty(pipeline: &Pipeline) -> bool {
+    pipeline.store.call(|store| store.room()).await.unwrap() == Room::Plenty
+}
+
+async fn progress_commit(pipeline: &Pipeline) {
+    let changes = pipeline.outbox.borrow_mut().take_changes();
+    pipeline
+        .store
+        .call(move |store| store.commit_progress(&changes, 0))
+        .await
+        .unwrap();
+    pipeline.outbox.borrow_mut().written();
+}
+
+/// `matches = delivered + superseded + buffered + waiting + dead + lost`, and the ledger says every loss.
+async fn balance(pipeline: &Pipeline, destination: u32, given: u64) {
+    {
+        let outbox = pipeline.outbox.borrow();
+        let p = &outbox.progress().destinations[&destination];
+        let (due, waiting) = outbox.backlog(destination);
+        assert_eq!(p.matches, given, "destination {destination}");
+        assert_eq!(
+            p.matches,
+            p.delivered + p.superseded + due + waiting + p.dead + p.lost,
+            "destination {destination}"
+        );
+    }
+    progress_commit(pipeline).await;
+    let lost = pipeline.outbox.borrow().progress().destinations[&destination].lost;
+    let said = pipeline
+        .store
+        .call(move |store| {
+            let sql = "SELECT coalesce(sum(count), 0) FROM ledger WHERE destination = ?1";
+            let sum: i64 = store.connection.query_row(sql, [destination], |row| row.get(0))?;
+            Ok(sum as u64)
+        })
+        .await
+        .unwrap();
+    assert_eq!(lost, said, "ledger of destination {destination}");
+}
+
+/// Readings that rows refer to, read back from the journal: exactly as many as the rows count.
+async fn readable(pipeline: &Pipeline, destination: u32) -> HashMap<String, u64> {
+    let rows: Vec<_> = pipeline
+        .outbox
+        .borrow()
+        .rows()
+        .filter(|p| p.row.destination == destination)
+        .map(|p| p.row.clone())
+        .collect();
+    let mut counts: HashMap<u64, u64> = HashMap::new();
+    let mut types: HashMap<String, u64> = HashMap::new();
+    let mut from = 1;
+    loop {
+        let batch = pipeline.read(from).await.unwrap();
+        let Some(last) = batch.last() else { break };
+        from = last.stored.position + 1;
+        for entry in &batch {
+            let normalized = pipeline.normalized(entry, None).await.unwrap();
+            for found in &normalized.matches {
+                let series = pipeline.outbox.borrow_mut().series_of("ward", &found.measurement);
+                let at = entry.stored.position;
+                for row in rows
+                    .iter()
+                    .filter(|r| r.series == series && (r.first..=r.last).contains(&at))
+                {
+                    if row
+                        .refs
+                        .as_ref()
+                        .is_none_or(|refs| refs.contains(&(at, found.number)))
+                    {
+                        *counts.entry(row.id).or_default() += 1;
+                        *types.entry(found.measurement.type_name.clone()).or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+    for row in &rows {
+        assert_eq!(counts.get(&row.id), Some(&row.count), "row {row:?}");
+    }
+    types
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let start = Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
+    crate::clock::simulate(start, future).unwrap().0
+}
+
+async fn size(pipeline: &Pipeline) -> u64 {
+    pipeline.store.call(|store| Ok(store.size())).await.unwrap()
+}
+
+#[test]
+fn a_flood_with_the_destination_down_never_makes_the_store_larger_than_max_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let pipeline = open(folder.path(), &[READINGS]);
+        let mut given = 0;
+        for round in 0..120 {
+            let batch: Vec<_> = (0..100).map(|n| message("rate", round * 100 + n, 900)).collect();
+            given += 100;
+            take(&pipeline, batch).await;
+            assert!(size(&pipeline).await <= 8 * MIB, "round {round}");
+        }
+        balance(&pipeline, READINGS, given).await;
+        let lost = pipeline.outbox.borrow().progress().destinations[&READINGS].lost;
+        assert!(lost > 0 && lost < given);
+        let newest = pipeline.outbox.borrow().rows().map(|p| p.row.last).max();
+        assert_eq!(newest, Some(given), "the newest reading stays");
+        readable(&pipeline, READINGS).await;
+    });
+}
+
+#[test]
+fn waveforms_go_first_then_periodic_readings_and_alarms_and_spot_readings_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let pipeline = open(folder.path(), &[READINGS]);
+        let kinds = |n: u64| match n % 10 {
+            0 => "alarm",
+            1 => "spot",
+            2..=4 => "rate",
+            _ => "wave",
+        };
+        let length = |n: u64| if n % 10 < 2 { 20 } else { 900 };
+        let mut given = 0;
+        for round in 0..40 {
+            let batch: Vec<_> = (0..100_u64)
+                .map(|n| message(kinds(n), round * 100 + n, length(n)))
+                .collect();
+            given += 100;
+            take(&pipeline, batch).await;
+        }
+        let early = readable(&pipeline, READINGS).await;
+        assert_eq!((early["alarm"], early["spot"], early["rate"]), (400, 400, 1200));
+        for round in 40..120 {
+            let batch: Vec<_> = (0..100_u64)
+                .map(|n| message(kinds(n), round * 100 + n, length(n)))
+                .collect();
+            given += 100;
+            take(&pipeline, batch).await;
+            assert!(size(&pipeline).await <= 8 * MIB);
+        }
+        let types = readable(&pipeline, READINGS).await;
+        assert_eq!((types["alarm"], types["spot"]), (given / 10, given / 10));
+        assert!(types["rate"] < given * 3 / 10);
+        balance(&pipeline, READINGS, given).await;
+    });
+}
+
+#[test]
+fn a_lone_waiting_reading_does_not_pin_the_segments_after_it_nor_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let pipeline = open(folder.path(), &[READINGS]);
+        take(&pipeline, vec![message("spot", 1, 20)]).await;
+        let before = pipeline.read(1).await.unwrap();
+        for round in 0..120 {
+            take(
+                &pipeline,
+                (0..100).map(|n| message("rate", round * 100 + n, 900)).collect(),
+            )
+            .await;
+            deliver(&pipeline, READINGS, "rate", Fate::Delivered).await;
+        }
+        assert_eq!(pipeline.outbox.borrow().backlog(READINGS), (1, 0));
+        assert_eq!(
+            pipeline.outbox.borrow().progress().destinations[&READINGS].lost,
+            0
+        );
+        let after = pipeline.read(1).await.unwrap();
+        assert_eq!(
+            format!("{:?}", after[0].stored),
+            format!("{:?}", before[0].stored),
+            "position, stamp and revision stay"
+        );
+        let used = pipeline.store.call(|store| store.used_bytes()).await.unwrap();
+        assert!(used < 8 * MIB);
+    });
+}
+
+/// Settles all readings of a type that are due.
+async fn deliver(pipeline: &Pipeline, destination: u32, kind: &str, fate: Fate) {
+    let due = pipeline.outbox.borrow().due(destination, u64::MAX);
+    for pending in due {
+        let row = pending.row;
+        let key = pipeline.outbox.borrow().key(row.series).cloned().unwrap();
+        if &*key.type_name != kind {
+            continue;
+        }
+        let mut settled = Vec::new();
+        let mut from = row.first;
+        while from <= row.last {
+            let batch = pipeline.read(from).await.unwrap();
+            let Some(last) = batch.last() else { break };
+            from = last.stored.position + 1;
+            for entry in batch.iter().filter(|e| e.stored.position <= row.last) {
+                let normalized = pipeline.normalized(entry, None).await.unwrap();
+                for found in &normalized.matches {
+                    let at = (entry.stored.position, found.number);
+                    let series = pipeline.outbox.borrow_mut().series_of("ward", &found.measurement);
+                    if series == row.series && row.refs.as_ref().is_none_or(|refs| refs.contains(&at)) {
+                        settled.push(Settled {
+                            row: row.id,
+                            position: at.0,
+                            match_number: at.1,
+                            fate: fate.clone(),
+                            message: Arc::clone(&entry.stored),
+                        });
+                    }
+                }
+            }
+        }
+        let covered = HashMap::from([(row.id, row.last)]);
+        pipeline
+            .outbox
+            .borrow_mut()
+            .settle(destination, &covered, settled, 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    /// Any order of appending, settling, shedding and starting anew keeps the accounts, the size and the readings of rows.
+    #[test]
+    fn nothing_disappears_without_a_ledger_line(steps in proptest::collection::vec((0_u8..8, 0_u8..4), 20..60)) {
+        let folder = tempfile::tempdir().unwrap();
+        run(async {
+            let both = [READINGS, OTHERS];
+            let mut pipeline = open(folder.path(), &both);
+            let mut given = 0_u64;
+            for (step, kind) in steps {
+                let name = ["wave", "rate", "spot", "alarm"][usize::from(kind)];
+                match step {
+                    0..=3 => {
+                        let batch = (0..400).map(|n| message(name, given + n, 900)).collect();
+                        given += 400;
+                        take(&pipeline, batch).await;
+                    }
+                    4 => deliver(&pipeline, READINGS, name, Fate::Delivered).await,
+                    5 => {
+                        let waits = crate::telemetry::errors::ErrorRecord::new("DeviceNotFoundException", "register it");
+                        deliver(&pipeline, READINGS, name, Fate::Waiting(waits)).await;
+                    }
+                    6 => {
+                        make_room(&pipeline).await.unwrap();
+                    }
+                    _ => {
+                        // A stop, or a crash that forgets what was not committed.
+                        if kind % 2 == 0 {
+                            progress_commit(&pipeline).await;
+                        }
+                        drop(pipeline);
+                        pipeline = open(folder.path(), &both);
+                        normalize_all(&pipeline).await;
+                    }
+                }
+                assert!(size(&pipeline).await <= 8 * MIB);
+            }
+            for destination in both {
+                if given > 0 {
+                    balance(&pipeline, destination, given).await;
+                    readable(&pipeline, destination).await;
+                }
+            }
+        });
+    }
+}
