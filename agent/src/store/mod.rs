@@ -23,7 +23,7 @@
 //! 9. **Database and log never exceed `max_bytes`** (`crate::bounds`; test `a_flood_...`): SQLite refuses to grow beyond
 //!    its share, and a reserve before it keeps room to make room.
 //! 10. **Nothing disappears without a ledger line** (test of that name): what is given up leaves rows, counters and journal in
-//!    one transaction; a reading that stays keeps position, stamp and revision wherever it is copied.
+//!     one transaction; a reading that stays keeps position, stamp and revision wherever it is copied.
 //! 11. **Waveforms go first, then periodic readings; alarms and spot readings stay** as long as they have room (test
 //!     `waveforms_go_first_...`), the oldest first, the newest never without need.
 //! 12. **A lone waiting reading does not pin segments** (test `a_lone_waiting_reading_...`): it is copied forward.
