@@ -394,7 +394,11 @@ impl<'a> Life<'a> {
         }
         self.commit()?;
         let needed = self.outbox.needed_from(&[]);
-        self.store.drop_segments(needed, u64::MAX)?;
+        let outline = self.store.outline()?;
+        let drop: Vec<u32> = outline.iter().filter(|s| s.end <= needed).map(|s| s.id).collect();
+        if !drop.is_empty() {
+            self.store.reclaim(&drop, None, None, 0)?;
+        }
         Ok(())
     }
 
