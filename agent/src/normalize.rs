@@ -46,6 +46,18 @@ impl Normalized {
         !self.matches.is_empty() || !self.failed.is_empty()
     }
 
+    /// A message that ended the process when it was normalized: a dead letter, unread.
+    pub fn of_killer() -> Normalized {
+        Normalized {
+            unparsable: Some(ErrorRecord::new(
+                "MessageKilledTheProcess",
+                "the process ended while it normalized this message, so the message was set aside unread; look at the \
+                 journal of the service for how the process ended (`journalctl -u bedside-agent`; memory: `dmesg`)",
+            )),
+            ..Normalized::default()
+        }
+    }
+
     /// Whether any measurement waits for the clock.
     pub fn any_held(&self) -> bool {
         self.matches.iter().any(|m| m.held)

@@ -78,15 +78,7 @@ async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>
         tracing::error!(
             "message {position} ended the process when it was normalized: it is a dead letter now and not read again"
         );
-        return Ok(Rc::new(Normalized {
-            unparsable: Some(ErrorRecord::new(
-                "MessageKilledTheProcess",
-                "the process ended while it normalized this message, so the message was set aside unread; look at the \
-                 journal of the service for how the process ended (`journalctl -u bedside-agent`; memory: `dmesg`), report \
-                 it with `dead-letters show`, and redrive the message with a version that is repaired",
-            )),
-            ..Normalized::default()
-        }));
+        return pipeline.normalized(entry, None).await;
     }
     if position > isolation.careful_until {
         return pipeline.normalized(entry, None).await;

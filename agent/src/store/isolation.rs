@@ -53,7 +53,9 @@ impl Store {
             .query_row("SELECT value FROM meta WHERE key = ?1", [MARK], |row| row.get(0))
             .optional()?;
         let mark = mark.map(|mark| mark as u64).filter(|mark| *mark > cursor);
-        notes.killers.retain(|killer| *killer > cursor);
+        // Rows may range over it as long as the journal holds it, so it is remembered that long.
+        let oldest = self.segments.first().map_or(cursor + 1, |segment| segment.first);
+        notes.killers.retain(|killer| *killer >= oldest);
         let waiting = self.next_position.saturating_sub(cursor + 1);
         if waiting == 0 || notes.cursor != cursor {
             notes.starts = 0;
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_whose_mark_is_found_is_remembered_until_the_cursor_is_past_it() {
+    fn a_message_whose_mark_is_found_is_remembered_as_long_as_the_journal_holds_it() {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path(), 9);
         start(folder.path()).0.mark(4).unwrap();
@@ -190,9 +192,13 @@ mod tests {
         assert_eq!(isolation.killers, [4, 6]);
         progress(&mut store, 5);
         drop(store);
-        assert_eq!(start(folder.path()).1.killers, [6]);
+        assert_eq!(start(folder.path()).1.killers, [4, 6]);
         progress(&mut start(folder.path()).0, 6);
-        assert_eq!(start(folder.path()).1, careful(0));
+        let past = Isolation {
+            careful_until: 0,
+            killers: vec![4, 6],
+        };
+        assert_eq!(start(folder.path()).1, past);
     }
 
     #[test]

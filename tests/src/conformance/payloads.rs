@@ -309,7 +309,8 @@ mod tests {
             }
         };
         assert_eq!(outcome(&|_| ()), Ok(()));
-        let changes: [(&str, &dyn Fn(&mut Value)); 6] = [
+        type Change<'a> = (&'a str, &'a dyn Fn(&mut Value));
+        let changes: [Change<'_>; 6] = [
             ("expected 123, got 122", &|expect| expect[0]["value"] = 123.into()),
             ("expected the unit", &|expect| expect[1]["unit"] = "kPa".into()),
             ("expected the device", &|expect| {

@@ -47,6 +47,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Whether it has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Asks it to stop (`SIGTERM`) and waits for its end; kills it after `limit`.
     pub fn terminate(&mut self, limit: Duration) -> std::process::ExitStatus {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
