@@ -5,6 +5,9 @@
 //! that is still there at a start names the message that was being normalized when the process ended; it becomes a dead
 //! letter and is not read again.
 //!
+//! Not held yet: a sender whose acknowledgement did not leave before the end sends the message again, and each copy has to
+//! be found anew, so a sender that never hears an acknowledgement can end the process at every start.
+//!
 //! A mark is synced when it is set and not when it is cleared: the end of a process keeps what was written, so the next
 //! start does not find the mark of a message that was through. After a power cut it may, and a message is set aside that
 //! did nothing; it is whole in the dead letters.
