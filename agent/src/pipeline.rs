@@ -270,7 +270,7 @@ impl Pipeline {
             return Ok(Rc::clone(known));
         }
         // Whoever asks: a forward loop reads over it too, in the range of a row.
-        if self.isolation.killers.contains(&entry.stored.position) {
+        if self.isolation.holds(&entry.stored) {
             return Ok(Rc::new(Normalized::of_killer()));
         }
         let packs = self.pack_set(revision.unwrap_or(entry.stored.revision)).await?;

@@ -74,9 +74,10 @@ pub async fn run(
 async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>, StoreError> {
     let position = entry.stored.position;
     let isolation = &pipeline.isolation;
-    if isolation.killers.contains(&position) {
+    if isolation.holds(&entry.stored) {
         tracing::error!(
-            "message {position} ended the process when it was normalized: it is a dead letter now and not read again"
+            "message {position} ended the process when it, or one like it, was normalized: it is a dead letter now and not \
+             read again"
         );
         return pipeline.normalized(entry, None).await;
     }

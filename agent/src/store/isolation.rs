@@ -5,15 +5,16 @@
 //! that is still there at a start names the message that was being normalized when the process ended; it becomes a dead
 //! letter and is not read again.
 //!
-//! Not held yet: a sender whose acknowledgement did not leave before the end sends the message again, and each copy has to
-//! be found anew, so a sender that never hears an acknowledgement can end the process at every start.
+//! A sender whose acknowledgement did not leave before the end sends the message again, under a new position, so a message
+//! is recognised by its content too: each copy of one that was found is set aside without ending the process once more.
 //!
 //! A mark is synced when it is set and not when it is cleared: the end of a process keeps what was written, so the next
 //! start does not find the mark of a message that was through. After a power cut it may, and a message is set aside that
 //! did nothing; it is whole in the dead letters.
 
 use super::{Store, StoreError};
-use crate::message::Position;
+use crate::message::{Message, Position, StoredMessage};
+use ring::digest;
 use rusqlite::OptionalExtension;
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +32,17 @@ struct Notes {
     cursor: Position,
     /// Starts that found it.
     starts: u32,
-    /// Messages behind it that ended the process.
-    killers: Vec<Position>,
+    /// Messages that ended the process.
+    killers: Vec<Killer>,
+}
+
+/// A message that ended the process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killer {
+    /// Where it stands.
+    pub position: Position,
+    /// SHA-256 of what is normalized of it, in hexadecimal; copies have the same. None when the journal did not give it.
+    content: Option<String>,
 }
 
 /// How a start treats the messages behind the cursor.
@@ -40,8 +50,39 @@ struct Notes {
 pub struct Isolation {
     /// Messages up to this position are normalized one at a time, marked; 0 when none.
     pub careful_until: Position,
-    /// Messages that ended the process: not read again.
-    pub killers: Vec<Position>,
+    /// Messages that ended the process: neither they nor their copies are read again.
+    pub killers: Vec<Killer>,
+}
+
+impl Isolation {
+    /// Whether this message, or one like it, ended the process.
+    pub fn holds(&self, stored: &StoredMessage) -> bool {
+        if self.killers.is_empty() {
+            return false;
+        }
+        let content = content(&stored.message);
+        self.killers
+            .iter()
+            .any(|killer| killer.position == stored.position || killer.content.as_ref() == Some(&content))
+    }
+}
+
+/// SHA-256 of what the normalization sees, but for the time.
+fn content(message: &Message) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_le_bytes());
+        context.update(bytes);
+    };
+    add(&message.source.0.to_le_bytes());
+    add(message.topic.as_deref().unwrap_or_default().as_bytes());
+    add(message.device_id.as_deref().unwrap_or_default().as_bytes());
+    for (name, value) in &message.properties {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    add(message.payload.bytes());
+    crate::packs::hexadecimal(context.finish().as_ref())
 }
 
 impl Store {
@@ -58,14 +99,19 @@ impl Store {
         let mark = mark.map(|mark| mark as u64).filter(|mark| *mark > cursor);
         // Rows may range over it as long as the journal holds it, so it is remembered that long.
         let oldest = self.segments.first().map_or(cursor + 1, |segment| segment.first);
-        notes.killers.retain(|killer| *killer >= oldest);
+        notes.killers.retain(|killer| killer.position >= oldest);
         let waiting = self.next_position.saturating_sub(cursor + 1);
         if waiting == 0 || notes.cursor != cursor {
             notes.starts = 0;
             notes.cursor = cursor;
         }
         notes.starts = notes.starts.saturating_add(u32::from(waiting > 0));
-        notes.killers.extend(mark);
+        if let Some(position) = mark {
+            notes.killers.push(Killer {
+                position,
+                content: self.content_at(position),
+            });
+        }
         let careful_until = match (mark, notes.starts) {
             // Progress past it ends the careful mode.
             (Some(killer), _) => killer,
@@ -87,6 +133,12 @@ impl Store {
             careful_until,
             killers: notes.killers,
         })
+    }
+
+    fn content_at(&self, position: Position) -> Option<String> {
+        let batch = self.read_from(position, 1).ok()?;
+        let stored = batch.messages.iter().find(|stored| stored.position == position)?;
+        Some(content(&stored.message))
     }
 
     /// Marks the message at `position` as the one that is being normalized. When it returns, a start finds the mark.
@@ -145,6 +197,10 @@ mod tests {
         }
     }
 
+    fn positions(isolation: &Isolation) -> Vec<Position> {
+        isolation.killers.iter().map(|killer| killer.position).collect()
+    }
+
     fn progress(store: &mut Store, cursor: Position) {
         let mut changes = Changes::default();
         changes.progress.cursor = cursor;
@@ -184,24 +240,45 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path(), 9);
         start(folder.path()).0.mark(4).unwrap();
-        let found = Isolation {
-            careful_until: 4,
-            killers: vec![4],
-        };
-        assert_eq!(start(folder.path()).1, found);
+        let (store, found) = start(folder.path());
+        assert_eq!((found.careful_until, positions(&found)), (4, vec![4]));
+        drop(store);
         // The cursor was not stored when the next one ended the process.
         start(folder.path()).0.mark(6).unwrap();
         let (mut store, isolation) = start(folder.path());
-        assert_eq!(isolation.killers, [4, 6]);
+        assert_eq!(positions(&isolation), [4, 6]);
         progress(&mut store, 5);
         drop(store);
-        assert_eq!(start(folder.path()).1.killers, [4, 6]);
+        assert_eq!(positions(&start(folder.path()).1), [4, 6]);
         progress(&mut start(folder.path()).0, 6);
-        let past = Isolation {
-            careful_until: 0,
-            killers: vec![4, 6],
-        };
-        assert_eq!(start(folder.path()).1, past);
+        let past = start(folder.path()).1;
+        assert_eq!((past.careful_until, positions(&past)), (0, vec![4, 6]));
+    }
+
+    #[test]
+    fn a_copy_of_a_message_that_ended_the_process_is_recognised_under_its_new_position() {
+        let folder = tempfile::tempdir().unwrap();
+        filled(folder.path(), 9);
+        start(folder.path()).0.mark(4).unwrap();
+        let (mut store, isolation) = start(folder.path());
+        let copy = store.read_from(4, 1).unwrap().messages.swap_remove(0).message;
+        store
+            .append(
+                &[(copy, crate::message::RevisionId(1)), message(100)],
+                &[],
+                None,
+                0,
+                0,
+            )
+            .unwrap();
+        let stored = store.read_from(1, usize::MAX).unwrap().messages;
+        let held: Vec<_> = stored
+            .iter()
+            .filter(|s| isolation.holds(s))
+            .map(|s| s.position)
+            .collect();
+        assert_eq!(held, [stored[3].position, stored[9].position], "and no other");
+        assert_eq!(held, [4, 10]);
     }
 
     #[test]

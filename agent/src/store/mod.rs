@@ -19,8 +19,8 @@
 //! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
 //!    store id (event ids stay unique), and the ledger says so.
 //! 7. **One owner**: the file is locked for the life of the process.
-//! 8. **A position that ended the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again. A
-//!    copy that the sender repeats, because the end came before the acknowledgement, has a position of its own.
+//! 8. **A message that ended the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again,
+//!    and so do the copies that the sender repeats because the end came before the acknowledgement.
 //! 9. **Database and log never exceed `max_bytes`** (`crate::bounds`; test `a_flood_...`): SQLite refuses to grow beyond
 //!    its share, and a reserve before it keeps room to make room.
 //! 10. **Nothing disappears without a ledger line** (test of that name): what is given up leaves rows, counters and journal in
