@@ -4,6 +4,7 @@
 use super::double::Double;
 use super::tests::{destination, group, named_group, simulate, standard};
 use super::*;
+use crate::packs::Pack;
 use crate::random;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

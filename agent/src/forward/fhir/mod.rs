@@ -6,6 +6,7 @@
 
 mod answer;
 mod identity;
+mod items;
 mod recent;
 mod save;
 mod sent_memory;
@@ -13,17 +14,15 @@ mod server;
 
 use super::auth::{AuthError, Authorizer};
 use super::http::Http;
-use super::{Delivery, Fate, Group, GroupReading, Link};
+use super::{Delivery, Fate, Group, Link};
+use crate::associations::Ticks;
 use crate::config::{ClockTrust, FhirConfig, IdentityConfig};
-use crate::packs::Pack;
 use crate::telemetry::errors::ErrorRecord;
 use identity::{Named, Resolved, Resolver};
-use iomt_mapping::ErrorKind;
-use iomt_mapping::fhir::{
-    BuildOptions, FhirMapping, IdentityForm, ObservationGroup, Reading, ReadingOutcome, ResourceIds,
-};
-use save::{Item, Outcome, Saver};
-use server::Server;
+use iomt_mapping::fhir::IdentityForm;
+use items::{Identities, give_fates, items_of};
+use save::{Item, Saver};
+use server::{Down, Server};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -48,46 +47,6 @@ pub struct FhirDestination {
     resolver: Resolver,
     saver: Saver,
     identity_form: IdentityForm,
-}
-
-/// Readings that are built together: those of one mapping, type, resources and correlation id.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct BucketKey {
-    mapping: usize,
-    type_name: Arc<str>,
-    patient: String,
-    device: String,
-    encounter: Option<String>,
-    correlation: Option<Arc<str>>,
-}
-
-impl BucketKey {
-    fn new(mapping: &Arc<FhirMapping>, group: &Group, ids: &ResourceIds) -> BucketKey {
-        BucketKey {
-            mapping: Arc::as_ptr(mapping).addr(),
-            type_name: Arc::clone(&group.key.type_name),
-            patient: ids.patient.clone(),
-            device: ids.device.clone(),
-            encounter: ids.encounter.clone(),
-            correlation: group.key.correlation.clone(),
-        }
-    }
-
-    fn is_of(&self, mapping: &Arc<FhirMapping>, group: &Group, ids: &ResourceIds) -> bool {
-        self.mapping == Arc::as_ptr(mapping).addr()
-            && self.type_name == group.key.type_name
-            && self.patient == ids.patient
-            && self.device == ids.device
-            && self.encounter == ids.encounter
-            && self.correlation == group.key.correlation
-    }
-}
-
-struct Bucket {
-    mapping: Arc<FhirMapping>,
-    ids: ResourceIds,
-    /// Group and reading in the batch.
-    places: Vec<(usize, usize)>,
 }
 
 impl FhirDestination {
@@ -131,79 +90,9 @@ impl FhirDestination {
             link: Link::Up,
             written: 0,
         };
-        let mappings: Vec<Option<Arc<FhirMapping>>> =
-            groups.iter().map(|group| mapping_of(&group.pack)).collect();
-        let mut named: Vec<Option<Named>> = Vec::with_capacity(groups.len());
-        for ((group, mapping), fates) in groups.iter().zip(&mappings).zip(&mut delivery.fates) {
-            let known = mapping
-                .as_ref()
-                .is_some_and(|m| m.template(&group.key.type_name).is_some());
-            if !known {
-                fates.fill(Fate::Dead(no_template(group)));
-            }
-            named.push(known.then(|| name_of(group)));
-        }
-        let mut wanted: Vec<Named> = Vec::new();
-        for (group, named) in groups.iter().zip(&named) {
-            let Some(named) = named else { continue };
-            for reading in &group.readings {
-                let name = self.name_at(named, reading);
-                if wanted.last() != Some(&name) {
-                    wanted.push(name);
-                }
-            }
-        }
-        let (resolved, down) = self.resolver.resolve(&mut self.server, &wanted).await;
-        let mut buckets: Vec<(BucketKey, Bucket)> = Vec::new();
-        let mut index: HashMap<BucketKey, usize> = HashMap::new();
-        for (number, ((group, mapping), named)) in groups.iter().zip(&mappings).zip(&named).enumerate() {
-            let (Some(mapping), Some(named)) = (mapping, named) else {
-                continue;
-            };
-            for (place, reading) in group
-                .readings
-                .iter()
-                .enumerate()
-                .map(|(at, one)| ((number, at), one))
-            {
-                let ids = match resolved.get(&self.name_at(named, reading)) {
-                    None => continue,
-                    Some(Resolved::Waiting(error)) => {
-                        set(&mut delivery.fates, place, Fate::Waiting(error.clone()));
-                        continue;
-                    }
-                    Some(Resolved::Ids(ids)) => ids,
-                };
-                // Neighbours are mostly of one Observation.
-                if let Some((key, bucket)) = buckets.last_mut()
-                    && key.is_of(mapping, group, ids)
-                {
-                    bucket.places.push(place);
-                    continue;
-                }
-                let key = BucketKey::new(mapping, group, ids);
-                let at = *index.entry(key.clone()).or_insert_with(|| {
-                    let bucket = Bucket {
-                        mapping: Arc::clone(mapping),
-                        ids: ids.clone(),
-                        places: Vec::new(),
-                    };
-                    buckets.push((key, bucket));
-                    buckets.len() - 1
-                });
-                if let Some((_, bucket)) = buckets.get_mut(at) {
-                    bucket.places.push(place);
-                }
-            }
-        }
-        if let Some(down) = down {
-            delivery.link = down.link();
+        let Some(items) = self.observations(&groups, &mut delivery).await else {
             return delivery;
-        }
-        let mut items = Vec::new();
-        for (key, bucket) in buckets {
-            self.items_of(&key, bucket, &groups, &mut items, &mut delivery.fates);
-        }
+        };
         let saved = self.saver.save(&mut self.server, items, sent).await;
         for (item, outcome) in saved.outcomes {
             give_fates(&item, &outcome, &mut delivery.fates);
@@ -216,148 +105,35 @@ impl FhirDestination {
         delivery
     }
 
-    /// What a message names, at the time of one of its readings: when it was taken, and at the latest when it came.
-    fn name_at(&self, named: &Named, reading: &GroupReading) -> Named {
-        let occurrence = reading.measurement.occurrence_time.ticks();
-        let taken = if reading.received.trusted {
-            occurrence.min(reading.received.wall.ticks())
-        } else {
-            occurrence
-        };
-        Named {
-            instant: self.resolver.instant(named.patient.as_ref(), taken),
-            ..named.clone()
-        }
-    }
-
-    /// Splits a bucket into Observations.
-    fn items_of(
-        &self,
-        key: &BucketKey,
-        mut bucket: Bucket,
+    /// The Observations that the groups become, with whose they are as this server knows it. Readings that cannot become
+    /// one get their fate in `delivery`; none when the server is down.
+    pub(super) async fn observations(
+        &mut self,
         groups: &[Group],
-        items: &mut Vec<Item>,
-        fates: &mut [Vec<Fate>],
-    ) {
-        bucket.places.sort_by_key(|place| {
-            reading_at(groups, *place).map(|reading| (reading.position, reading.match_number))
-        });
-        let readings: Vec<&GroupReading> = bucket
-            .places
-            .iter()
-            .filter_map(|place| reading_at(groups, *place))
-            .collect();
-        let input: Vec<Reading> = readings
-            .iter()
-            .map(|reading| Reading {
-                measurement: reading.measurement.as_ref().clone(),
-                ingestion: i64::try_from(reading.position).unwrap_or(i64::MAX),
-            })
-            .collect();
-        let Some(template) = bucket.mapping.template(&key.type_name) else {
-            return;
+        delivery: &mut Delivery,
+    ) -> Option<Vec<Item>> {
+        let mut identities = OnServer {
+            server: &mut self.server,
+            resolver: &mut self.resolver,
         };
-        let places: Arc<[(usize, usize)]> = bucket.places.into();
-        match template.observation_groups(&input) {
-            Ok(observations) => items.extend(observations.into_iter().map(|group| {
-                let options = BuildOptions {
-                    issued: issued(&group, &readings),
-                    identity_form: self.identity_form,
-                    ..BuildOptions::default()
-                };
-                Item::new(
-                    Arc::clone(&bucket.mapping),
-                    Arc::clone(&key.type_name),
-                    group,
-                    bucket.ids.clone(),
-                    options,
-                    Arc::clone(&places),
-                )
-            })),
-            Err(error) => {
-                let error = ErrorRecord::new(error.kind.name(), error.text);
-                for place in places.iter() {
-                    set(fates, *place, Fate::Dead(error.clone()));
-                }
-            }
-        }
+        items_of(&mut identities, self.identity_form, groups, delivery).await
     }
 }
 
-fn mapping_of(pack: &Pack) -> Option<Arc<FhirMapping>> {
-    pack.fhir.clone()
+/// Identities as the server has them.
+struct OnServer<'a> {
+    server: &'a mut Server,
+    resolver: &'a mut Resolver,
 }
 
-fn name_of(group: &Group) -> Named {
-    let not_blank = |id: &Option<Arc<str>>| id.clone().filter(|id| !id.trim().is_empty());
-    Named {
-        device: Arc::clone(&group.key.device),
-        patient: not_blank(&group.key.patient),
-        encounter: not_blank(&group.key.encounter),
-        instant: i64::MAX,
+impl Identities for OnServer<'_> {
+    fn instant(&self, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
+        self.resolver.instant(patient, taken)
     }
-}
 
-fn no_template(group: &Group) -> ErrorRecord {
-    ErrorRecord::new(
-        "TemplateNotFoundException",
-        format!(
-            "pack {} has no FHIR template with typeName {}: add one, the same in both mappings",
-            group.key.pack, group.key.type_name
-        ),
-    )
-}
-
-fn reading_at(groups: &[Group], (group, reading): (usize, usize)) -> Option<&GroupReading> {
-    groups.get(group)?.readings.get(reading)
-}
-
-/// When the newest reading was committed, so that building the Observation again gives the same; unknown while that
-/// stamp cannot be trusted.
-fn issued(group: &ObservationGroup, readings: &[&GroupReading]) -> Option<iomt_mapping::Timestamp> {
-    let newest = group
-        .readings
-        .iter()
-        .filter_map(|account| readings.get(account.reading))
-        .max_by_key(|reading| (reading.position, reading.match_number))?;
-    newest.received.trusted.then_some(newest.received.wall)
-}
-
-fn set(fates: &mut [Vec<Fate>], (group, reading): (usize, usize), fate: Fate) {
-    if let Some(slot) = fates.get_mut(group).and_then(|group| group.get_mut(reading)) {
-        *slot = fate;
+    async fn resolve(&mut self, named: &[Named]) -> (HashMap<Named, Resolved>, Option<Down>) {
+        self.resolver.resolve(self.server, named).await
     }
-}
-
-fn give_fates(item: &Item, outcome: &Outcome, fates: &mut [Vec<Fate>]) {
-    for account in &item.group.readings {
-        let Some(place) = item.places.get(account.reading) else {
-            continue;
-        };
-        let fate = match (account.outcome, outcome) {
-            (ReadingOutcome::Refused(kind), _) => Fate::Dead(refused_value(kind)),
-            (_, Outcome::Dead(error)) => Fate::Dead(error.clone()),
-            (_, Outcome::Waiting(error)) => Fate::Waiting(error.clone()),
-            (_, Outcome::Retry) => Fate::Retry,
-            (ReadingOutcome::Superseded, Outcome::Confirmed { .. }) => Fate::Superseded,
-            (ReadingOutcome::TookPart, Outcome::Confirmed { superseded }) => {
-                if superseded.contains(&account.reading) {
-                    Fate::Superseded
-                } else {
-                    Fate::Delivered
-                }
-            }
-        };
-        set(fates, *place, fate);
-    }
-}
-
-fn refused_value(kind: ErrorKind) -> ErrorRecord {
-    ErrorRecord::new(
-        kind.name(),
-        "the value of the reading cannot become what the FHIR mapping asks for: a Quantity or SampledData needs a decimal \
-         such as 36.5",
-    )
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use crate::forward::SentPeriod;
 use crate::telemetry::errors::ErrorRecord;
 use habits::Habits;
 use iomt_mapping::fhir::{
-    BuildOptions, FhirMapping, FhirTemplate, Identity, Merge, ObservationGroup, Period, ResourceIds,
-    SentMemory, identity,
+    BuildOptions, FhirMapping, FhirTemplate, IdSegment, Identity, Merge, ObservationGroup, Period,
+    ResourceIds, SentMemory, identity,
 };
 use judge::{failure, judge, record_of, search};
 use serde_json::Value;
@@ -75,11 +75,21 @@ impl Item {
         }
     }
 
-    fn template(&self) -> Option<&FhirTemplate> {
+    /// How it is built.
+    pub fn template(&self) -> Option<&FhirTemplate> {
         self.mapping.template(&self.type_name)
     }
 
-    fn has_period(&self) -> bool {
+    /// The same readings as another Observation (rules D19 and D25).
+    #[must_use]
+    pub fn moved(mut self, id_segment: IdSegment) -> Item {
+        self.group = self.group.with_segment(id_segment);
+        self.identity = identity_of(&self.group, &self.ids, &self.type_name, &self.options);
+        self
+    }
+
+    /// Whether it stands for more than one instant.
+    pub fn has_period(&self) -> bool {
         self.template()
             .is_some_and(|template| template.period() != Period::Single)
     }
@@ -304,7 +314,7 @@ impl Saver {
         (found, unanswered)
     }
 
-    fn build(&mut self, mut item: Item, known: Known, saved: &mut Saved) -> Built {
+    fn build(&mut self, item: Item, known: Known, saved: &mut Saved) -> Built {
         let Some(template) = item.template() else {
             let text = "no FHIR template has this type";
             let error = ErrorRecord::new("TemplateNotFoundException", text);
@@ -368,11 +378,7 @@ impl Saver {
                     item,
                 }))
             }
-            Merge::NewObservation { id_segment } => {
-                item.group = item.group.with_segment(id_segment);
-                item.identity = identity_of(&item.group, &item.ids, &item.type_name, &item.options);
-                Built::Elsewhere(item)
-            }
+            Merge::NewObservation { id_segment } => Built::Elsewhere(item.moved(id_segment)),
         }
     }
 

@@ -3,9 +3,9 @@
 use super::double::{BASE, Double, Fault};
 use super::*;
 use crate::clock;
-use crate::forward::GroupKey;
+use crate::forward::{GroupKey, GroupReading};
 use crate::message::Stamp;
-use crate::packs::PackText;
+use crate::packs::{Pack, PackText};
 use embassy_time::Duration;
 use iomt_mapping::{Measurement, Property, Timestamp};
 use serde_json::{Value, json};
