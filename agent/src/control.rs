@@ -2,6 +2,7 @@
 //! channel inside the process and over a Unix socket from outside. One line of JSON each way; who may ask is checked by
 //! the credentials of the peer.
 
+use crate::dead_letters::LetterQuestion;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,6 +17,8 @@ pub enum Question {
     Status,
     /// The metrics page.
     Metrics,
+    /// Dead letters.
+    DeadLetters(LetterQuestion),
 }
 
 /// A question with the way back for its answer.

@@ -224,7 +224,7 @@ async fn commit(
         let changes = changes(pipeline, with_progress);
         let took_changes = changes.is_some();
         let revisions = pipeline.packs.borrow().unsaved();
-        let saved = revisions.len();
+        let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
         let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
         let (batch, result, room) = pipeline
             .store
@@ -237,7 +237,7 @@ async fn commit(
         named = batch;
         match result {
             Ok(first) => {
-                pipeline.packs.borrow_mut().saved(saved);
+                pipeline.packs.borrow_mut().saved(&saved);
                 after_commit(pipeline, took_changes);
                 break (first, room);
             }
@@ -343,6 +343,15 @@ fn failed_commit(pipeline: &Pipeline, error: &StoreError, took_changes: bool) {
 /// [`StoreError::Stopped`]; a disk that cannot be written is noted and tried again with the next commit.
 pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
     let _writing = pipeline.bounds.writing.lock().await;
+    // Rows may name packs that no message has named yet.
+    match pipeline.save_packs().await {
+        Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+        Err(error) => {
+            failed_commit(pipeline, &error, false);
+            return Ok(());
+        }
+        Ok(()) => {}
+    }
     let Some(changes) = changes(pipeline, true) else {
         return Ok(());
     };

@@ -4,7 +4,7 @@
 //! other is counted as shadowed. A panic inside an evaluation is caught and becomes a dead letter of that message alone.
 
 use crate::forward::GroupKey;
-use crate::message::{PayloadKind, Stamp, StoredMessage};
+use crate::message::{PayloadKind, RevisionId, Stamp, StoredMessage};
 use crate::packs::{Pack, PackSet};
 use crate::sabotage::{self, Sabotage};
 use crate::store::Dating;
@@ -13,6 +13,20 @@ use iomt_mapping::message::{Envelope, PropertyValue};
 use iomt_mapping::{Measurement, NormalizeError, Timestamp};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+/// Bits of a match number that say which match it is; those above are 0, or tell apart what was normalized again with other
+/// packs than those of its message, so that its event ids are not those of other readings.
+const MATCH_BITS: u32 = 20;
+
+/// The number of a match in references when its message is normalized with `revision` instead of its own packs.
+pub fn number_of_revision(number: u32, revision: RevisionId) -> u32 {
+    match_of(number) | ((revision.0 % 4095 + 1) << MATCH_BITS)
+}
+
+/// Which match of the message a number in references stands for.
+pub fn match_of(number: u32) -> u32 {
+    number & ((1 << MATCH_BITS) - 1)
+}
 
 /// One template match that gave a measurement.
 #[derive(Clone, Debug)]

@@ -142,9 +142,9 @@ impl PackBook {
         self.unsaved.clone()
     }
 
-    /// The first `count` unsaved sets are stored now.
-    pub fn saved(&mut self, count: usize) {
-        self.unsaved.drain(..count.min(self.unsaved.len()));
+    /// These sets are stored now.
+    pub fn saved(&mut self, sets: &[RevisionId]) {
+        self.unsaved.retain(|set| !sets.contains(&set.id));
     }
 }
 
@@ -194,6 +194,24 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Stores the sets of packs that the store does not have yet, before anything is stored that names them.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the commit.
+    pub async fn save_packs(&self) -> Result<(), StoreError> {
+        let revisions = self.packs.borrow().unsaved();
+        if revisions.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
+        let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
+        self.store
+            .call(move |store| store.append(&[], &revisions, None, now_us, wall))
+            .await?;
+        self.packs.borrow_mut().saved(&ids);
+        Ok(())
+    }
+
     /// Puts a committed batch where the other loops find it.
     pub fn publish(&self, batch: Vec<Rc<Entry>>) {
         if let Some(last) = batch.last() {

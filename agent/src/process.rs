@@ -148,6 +148,8 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
             match_number: None,
             stage: "normalize",
             error: error.clone(),
+            revision: stored.revision,
+            counted: Arc::from([]),
             message: Arc::clone(stored),
         });
         return;
@@ -163,7 +165,7 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
 }
 
 /// Takes the matches of a message into the outbox; with `anew` as exact references (the message was normalized anew).
-fn take_matches(
+pub(crate) fn take_matches(
     destinations: &Destinations,
     outbox: &mut Outbox,
     entry: &Entry,
@@ -172,19 +174,22 @@ fn take_matches(
 ) {
     let stored = &entry.stored;
     outbox.progress_mut().matches += (normalized.matches.len() + normalized.failed.len()) as u64;
+    let counted: Arc<[u32]> = destinations.of_readings().map(|d| d.id).collect();
     for error in &normalized.failed {
+        for destination in counted.iter() {
+            let counters = outbox.destination_mut(*destination);
+            counters.matches += 1;
+            counters.dead += 1;
+        }
         outbox.dead(DeadLetter {
             destination: None,
             match_number: None,
             stage: "normalize",
             error: error.clone(),
+            revision: anew.as_ref().map_or(stored.revision, |anew| anew.revision),
+            counted: Arc::clone(&counted),
             message: Arc::clone(stored),
         });
-        for destination in destinations.of_readings() {
-            let counters = outbox.destination_mut(destination.id);
-            counters.matches += 1;
-            counters.dead += 1;
-        }
     }
     let now_us = clock::monotonic_us();
     for found in &normalized.matches {
@@ -192,7 +197,7 @@ fn take_matches(
     }
 }
 
-fn add_match(
+pub(crate) fn add_match(
     destinations: &Destinations,
     outbox: &mut Outbox,
     stored: &crate::message::StoredMessage,
@@ -248,19 +253,26 @@ fn add_match(
 }
 
 /// Exact references to readings of messages that are normalized anew: one row for a key and period, however many they are.
-struct Anew {
+pub(crate) struct Anew {
     revision: RevisionId,
     rows: BTreeMap<(u32, u32, Option<i64>), RowOfReferences>,
 }
 
-struct RowOfReferences {
+pub(crate) struct RowOfReferences {
     places: Vec<(Position, u32)>,
     oldest: i64,
     due: u64,
 }
 
 impl Anew {
-    fn into_outbox(self, outbox: &mut Outbox) {
+    pub(crate) fn with(revision: RevisionId) -> Anew {
+        Anew {
+            revision,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn into_outbox(self, outbox: &mut Outbox) {
         for ((destination, series, period), row) in self.rows {
             let RowOfReferences { places, oldest, due } = row;
             outbox.add_refs(
@@ -323,10 +335,7 @@ pub async fn normalize_unmatched(
             continue;
         }
         let mut outbox = pipeline.outbox.borrow_mut();
-        let mut anew = Some(Anew {
-            revision,
-            rows: BTreeMap::new(),
-        });
+        let mut anew = Some(Anew::with(revision));
         outbox.forget_unmatched(run.first);
         let missing = run.count.saturating_sub((results.len() + unmatched.len()) as u64);
         if missing > 0 {

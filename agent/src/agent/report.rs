@@ -3,9 +3,12 @@
 use super::{Agent, DestinationEntry, SourceEntry, kind_of};
 use crate::clock;
 use crate::control::{Inquiry, Question};
+use crate::dead_letters::{DeadLetters, LetterQuestion};
+use crate::forward::Destinations;
 use crate::telemetry::metrics;
 use crate::telemetry::status::{DestinationState, PackState, SourceState, Status, StoreState, Summary};
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Ticks of 100 ns in a second.
@@ -16,10 +19,10 @@ const OLD_BACKLOG: u64 = 3600;
 /// Answers inquiries until nobody can ask any more.
 pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inquiry>) {
     while let Some(Inquiry { question, answer }) = questions.recv().await {
-        let status = agent.status().await;
         let text = match question {
-            Question::Status => serde_json::to_string(&status).unwrap_or_default(),
-            Question::Metrics => metrics::render(&status),
+            Question::Status => serde_json::to_string(&agent.status().await).unwrap_or_default(),
+            Question::Metrics => metrics::render(&agent.status().await),
+            Question::DeadLetters(question) => agent.dead_letters(&question).await,
         };
         // Who asked may have gone.
         let _ = answer.send(text);
@@ -27,6 +30,20 @@ pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inqui
 }
 
 impl Agent {
+    async fn dead_letters(&self, question: &LetterQuestion) -> String {
+        let sources = self
+            .sources
+            .iter()
+            .map(|s| (s.id, Arc::from(s.config.name.as_str())))
+            .collect();
+        let desk = DeadLetters {
+            pipeline: &self.pipeline,
+            destinations: &Destinations(self.destinations.iter().map(|d| d.handle.clone()).collect()),
+            sources: &sources,
+        };
+        desk.answer(question).await
+    }
+
     /// Readings and messages that no destination has confirmed and that wait for nothing.
     pub fn unsent(&self) -> u64 {
         self.destinations
@@ -91,17 +108,10 @@ impl Agent {
         let stored = self
             .pipeline
             .store
-            .call(|store| {
-                Ok((
-                    store.size(),
-                    store.statistics(),
-                    store.dead_letter_summary()?,
-                    store.ledger()?,
-                ))
-            })
+            .call(|store| Ok((store.size(), store.statistics(), store.ledger()?)))
             .await;
-        let (bytes, statistics, mut dead_letters, ledger) = stored.unwrap_or_default();
-        self.pipeline.outbox.borrow().add_unwritten(&mut dead_letters);
+        let (bytes, statistics, ledger) = stored.unwrap_or_default();
+        let dead_letters = self.pipeline.outbox.borrow().letters_by_cause();
         let store = StoreState {
             id: self.store_id.to_string(),
             folder: self.store_folder.display().to_string(),
@@ -159,11 +169,11 @@ impl Agent {
             .cloned()
             .unwrap_or_default();
         let link = entry.link.borrow();
-        let (buffered, waiting) = if entry.handle.takes_messages {
-            (self.pipeline.head.get().saturating_sub(counters.cursor + 1), 0)
-        } else {
-            outbox.backlog(id)
-        };
+        let (mut buffered, waiting) = outbox.backlog(id);
+        let behind = self.pipeline.head.get().saturating_sub(counters.cursor + 1);
+        if entry.handle.takes_messages {
+            buffered += behind;
+        }
         let now_us = clock::monotonic_us();
         let age = |ticks: i64| u64::try_from((clock::wall().ticks() - ticks) / SECOND).unwrap_or(0);
         DestinationState {
@@ -182,7 +192,7 @@ impl Agent {
             error: link.error.clone(),
             next_try_seconds: link.next_try_us.map(|at| at.saturating_sub(now_us) / 1_000_000),
             matches: if entry.handle.takes_messages {
-                counters.matches + buffered
+                counters.matches + behind
             } else {
                 counters.matches
             },

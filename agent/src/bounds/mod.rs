@@ -87,6 +87,11 @@ impl Bounds {
         }
     }
 
+    /// Keeps the upkeep from dropping or rewriting segments as long as the guard lives.
+    pub async fn hold(&self) -> impl Drop + '_ {
+        self.working.lock().await
+    }
+
     fn followers(&self, outbox: &Outbox) -> Vec<u32> {
         let configured: Vec<u32> = self.settings.destinations.iter().map(|d| d.id).collect();
         let followers: Vec<u32> = self
@@ -192,6 +197,7 @@ async fn commit(
     prepare: impl FnOnce(&mut Outbox) -> bool,
 ) -> Result<bool, StoreError> {
     let _writing = pipeline.bounds.writing.lock().await;
+    pipeline.save_packs().await?;
     let changes = {
         let mut outbox = pipeline.outbox.borrow_mut();
         if !prepare(&mut outbox) {

@@ -131,7 +131,7 @@ fn message(kind: &str, n: u64, length: usize) -> (Message, RevisionId) {
 /// What the intake does with a batch, and the normalizing loop after it.
 async fn take(pipeline: &Rc<Pipeline>, batch: Vec<(Message, RevisionId)>) {
     let revisions = pipeline.packs.borrow().unsaved();
-    let saved = revisions.len();
+    let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
     let count = batch.len() as u64;
     let room = pipeline
         .store
@@ -141,7 +141,7 @@ async fn take(pipeline: &Rc<Pipeline>, batch: Vec<(Message, RevisionId)>) {
         })
         .await
         .unwrap();
-    pipeline.packs.borrow_mut().saved(saved);
+    pipeline.packs.borrow_mut().saved(&saved);
     pipeline.head.set(pipeline.head.get() + count);
     let destinations = Rc::new(Destinations(pipeline.bounds.settings.destinations.clone()));
     let (_stop, stopped) = tokio::sync::watch::channel(true);

@@ -3,12 +3,14 @@
 
 use super::pass::{Context, alive};
 use super::retry::Backoff;
-use super::{Fate, MessageDelivery, RawMessage};
+use super::{Fate, Link, MessageDelivery, RawMessage};
+use crate::clock;
 use crate::message::Position;
 use crate::pipeline::Entry;
-use crate::store::outbox::Outbox;
+use crate::store::outbox::{Outbox, Pending, Settled};
 use crate::store::{Loss, StoreError};
 use embassy_time::{Duration, Timer, with_timeout};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,6 +39,9 @@ pub async fn forward_messages(
     }
     loop {
         context.beat();
+        if !forward_again(&mut context, &mut destination, &mut backoff).await? {
+            return Ok(());
+        }
         let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;
         let mut batch: Vec<Rc<Entry>> = Vec::new();
         while batch.len() < MESSAGE_BATCH {
@@ -56,21 +61,12 @@ pub async fn forward_messages(
             let committed = with_timeout(Duration::from_secs(5), context.pipeline.committed.notified());
             tokio::select! {
                 _ = committed => {}
+                () = context.pipeline.normalized.notified() => {}
                 _ = context.stop.wait_for(|stop| *stop) => return Ok(()),
             }
             continue;
         }
-        let raw = batch
-            .iter()
-            .map(|entry| RawMessage {
-                stored: Arc::clone(&entry.stored),
-                source: context
-                    .sources
-                    .get(&entry.stored.message.source)
-                    .cloned()
-                    .unwrap_or_default(),
-            })
-            .collect();
+        let raw = batch.iter().map(|entry| raw_message(&context, entry)).collect();
         let delivery = alive(
             &context.pipeline,
             &context.handle.name,
@@ -90,6 +86,70 @@ pub async fn forward_messages(
         if batch.len() < MESSAGE_BATCH {
             Timer::after_millis(50).await;
         }
+    }
+}
+
+/// Messages that the destination gets once more though its cursor has passed them (redriven dead letters): they have rows.
+/// Says whether the loop goes on.
+async fn forward_again(
+    context: &mut Context,
+    destination: &mut impl Messages,
+    backoff: &mut Backoff,
+) -> Result<bool, StoreError> {
+    let id = context.handle.id;
+    let pipeline = Rc::clone(&context.pipeline);
+    let due = pipeline.outbox.borrow().due(id, clock::monotonic_us());
+    if due.is_empty() {
+        return Ok(true);
+    }
+    let rows = due.iter().map(|pending| pending.row.id).collect();
+    pipeline.outbox.borrow_mut().begin_pass(id, rows);
+    let mut covered = HashMap::new();
+    let (mut places, mut raw) = (Vec::new(), Vec::new());
+    for Pending { row, .. } in due {
+        covered.insert(row.id, row.last);
+        for (position, number) in row.refs.iter().flat_map(|refs| refs.iter()) {
+            // What the journal does not have any more is lost, and said, when the row is settled.
+            let batch = pipeline.read(*position).await?;
+            let found = batch.iter().find(|entry| entry.stored.position == *position);
+            if let Some(entry) = found {
+                raw.push(raw_message(context, entry));
+                places.push((row.id, *position, *number, Arc::clone(&entry.stored)));
+            }
+        }
+    }
+    let mut settled = Vec::new();
+    let mut link = Link::Up;
+    if !raw.is_empty() {
+        let delivery = alive(&pipeline, &context.handle.name, destination.deliver_messages(raw)).await;
+        link = delivery.link;
+        for ((row, position, match_number, message), fate) in places.into_iter().zip(delivery.fates) {
+            settled.push(Settled {
+                row,
+                position,
+                match_number,
+                fate,
+                message,
+            });
+        }
+    }
+    let written = settled.iter().filter(|s| s.fate == Fate::Delivered).count() as u64;
+    {
+        let mut outbox = pipeline.outbox.borrow_mut();
+        outbox.destination_mut(id).written += written;
+        outbox.settle(id, &covered, settled, clock::monotonic_us());
+    }
+    match context.note_link(&link, backoff) {
+        Some(pause) => Ok(context.rest(pause).await),
+        None => Ok(true),
+    }
+}
+
+fn raw_message(context: &Context, entry: &Entry) -> RawMessage {
+    let source = context.sources.get(&entry.stored.message.source);
+    RawMessage {
+        stored: Arc::clone(&entry.stored),
+        source: source.cloned().unwrap_or_default(),
     }
 }
 
@@ -152,6 +212,8 @@ fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDel
                     match_number: None,
                     stage: "forward",
                     error: error.clone(),
+                    revision: entry.stored.revision,
+                    counted: Arc::from([id]),
                     message: Arc::clone(&entry.stored),
                 });
             }

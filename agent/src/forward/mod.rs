@@ -35,6 +35,26 @@ pub struct GroupKey {
     pub correlation: Option<Arc<str>>,
 }
 
+impl GroupKey {
+    /// The key of rows that stand for raw messages (a destination with `payload = "message"` gets one again): no pack, and
+    /// nothing of what is in them.
+    pub fn of_messages() -> GroupKey {
+        GroupKey {
+            pack: Arc::from(""),
+            device: Arc::from(""),
+            type_name: Arc::from(""),
+            patient: None,
+            encounter: None,
+            correlation: None,
+        }
+    }
+
+    /// Whether it is that key.
+    pub fn is_of_messages(&self) -> bool {
+        self.pack.is_empty() && self.type_name.is_empty()
+    }
+}
+
 /// One template match on its way to a destination.
 #[derive(Clone, Debug)]
 pub struct GroupReading {

@@ -11,6 +11,7 @@ use super::retry::Backoff;
 use super::{Delivery, DestinationHandle, Fate, Group, Link};
 use crate::clock;
 use crate::message::{Position, SourceId};
+use crate::normalize::{Match, match_of};
 use crate::pipeline::{Entry, Pipeline};
 use crate::store::StoreError;
 use crate::store::outbox::{Pending, Settled};
@@ -258,8 +259,12 @@ async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>)
     // Readings that only a later mapping matches are normalized with that one.
     for (revision, id, number) in gatherings.revised.remove(&position).unwrap_or_default() {
         let normalized = pipeline.normalized(entry, Some(revision)).await?;
-        if let Some(found) = normalized.matches.iter().find(|m| m.number == number) {
-            gatherings.push(id, entry, found);
+        if let Some(found) = normalized.matches.iter().find(|m| m.number == match_of(number)) {
+            let found = Match {
+                number,
+                ..found.clone()
+            };
+            gatherings.push(id, entry, &found);
         }
     }
     Ok(())

@@ -10,11 +10,13 @@
 //! 2. Ranges of rows with the same destination, key and period do not overlap.
 //! 3. A failed commit loses nothing: what it was to write is written by the next one.
 
+mod letters;
 mod settle;
 mod shed;
 mod unmatched;
 mod unwritten;
 
+pub use self::letters::LetterNote;
 use self::settle::WAIT_FIRST_US;
 use self::unwritten::Unwritten;
 use super::progress::{DestinationProgress, Progress, Row, UnmatchedRun};
@@ -78,6 +80,7 @@ pub struct Outbox {
     damaged: Ranges,
     /// Rows that a pass has in its hands, given up so far meanwhile.
     given_up: HashMap<u64, Position>,
+    letters: letters::Letters,
     pending: Unwritten,
     /// Numbers whose changes are on their way to the disk, to be written again if that fails.
     in_flight: Option<Unwritten>,
@@ -115,6 +118,7 @@ impl Outbox {
                 tries: 0,
             });
         }
+        outbox.restore_letters(&recovered.letters);
         for run in &recovered.unmatched {
             outbox.unmatched.insert(run.first, run.clone());
         }
@@ -208,6 +212,29 @@ impl Outbox {
         self.keys.insert(id, Arc::new(key));
         self.pending.series.push(id);
         id
+    }
+
+    /// Number of a group key, given anew if it has none.
+    fn series_of_key(&mut self, key: GroupKey) -> u32 {
+        let known = self
+            .keys
+            .iter()
+            .find(|(_, known)| ***known == key)
+            .map(|(id, _)| *id);
+        known.unwrap_or_else(|| {
+            let id = self.next_series;
+            self.next_series += 1;
+            self.remember_key(id, Arc::new(key));
+            self.pending.series.push(id);
+            id
+        })
+    }
+
+    /// A raw message that a destination gets once more though its cursor has passed it. It is counted already.
+    pub fn add_message_again(&mut self, destination: u32, position: Position, wall: i64, due_us: u64) {
+        let series = self.series_of_key(GroupKey::of_messages());
+        let place = vec![(position, 0)];
+        self.insert_refs(destination, series, None, place, None, None, wall, due_us, 0);
     }
 
     /// A reading that `destination` has to get: opens a row or widens the one that is open.

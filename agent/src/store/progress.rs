@@ -105,6 +105,10 @@ pub struct DeadLetter {
     pub stage: &'static str,
     /// The exact cause.
     pub error: ErrorRecord,
+    /// The packs that it was normalized with.
+    pub revision: RevisionId,
+    /// Destinations that count it as dead: for a refused reading that one, for a failed match all that take readings.
+    pub counted: Arc<[u32]>,
     /// The raw message with its position and revision.
     pub message: Arc<StoredMessage>,
 }
@@ -152,8 +156,10 @@ pub struct Changes {
     pub rows_gone: Vec<u64>,
     /// Sent periods by destination.
     pub sent_periods: Vec<(u32, SentPeriod)>,
-    /// New dead letters.
-    pub dead_letters: Vec<DeadLetter>,
+    /// New dead letters with their numbers.
+    pub dead_letters: Vec<(u64, DeadLetter)>,
+    /// Dead letters that left.
+    pub letters_gone: Vec<u64>,
     /// New ledger lines.
     pub losses: Vec<Loss>,
     /// Runs of unmatched messages that are new or longer.
@@ -229,7 +235,7 @@ pub fn decode_refs(bytes: &[u8]) -> Option<Vec<(Position, u32)>> {
     Some(refs)
 }
 
-fn sql_error(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn sql_error(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
@@ -274,8 +280,14 @@ impl Changes {
                 .prepare_cached("DELETE FROM unmatched WHERE first = ?1")?
                 .execute([*first as i64])?;
         }
-        for letter in &self.dead_letters {
-            write_dead_letter(transaction, codec, letter, wall)?;
+        for (id, letter) in &self.dead_letters {
+            super::letters::write(transaction, codec, *id, letter, wall)?;
+        }
+        // After the new ones: a letter may be both when a commit failed in between.
+        for id in &self.letters_gone {
+            transaction
+                .prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?
+                .execute([*id as i64])?;
         }
         for loss in &self.losses {
             write_loss(transaction, loss, wall)?;
@@ -370,80 +382,6 @@ fn write_loss(transaction: &Transaction<'_>, loss: &Loss, wall: i64) -> rusqlite
             loss.reason,
             wall
         ])?;
-    Ok(())
-}
-
-fn write_dead_letter(
-    transaction: &Transaction<'_>,
-    codec: &mut super::codec::Codec,
-    letter: &DeadLetter,
-    wall: i64,
-) -> rusqlite::Result<()> {
-    let stored = &letter.message;
-    let blob = codec
-        .encode(std::iter::once((&stored.message, stored.revision)))
-        .map_err(sql_error)?;
-    let error = serde_json::to_string(&letter.error).map_err(sql_error)?;
-    // One cause: what an operator repairs at one place.
-    let place = letter
-        .error
-        .mapping
-        .as_ref()
-        .map(|m| format!("{}#{}", m.pack, m.template))
-        .unwrap_or_default();
-    let cause = format!("{}|{}|{place}", letter.stage, letter.error.name);
-    transaction
-        .prepare_cached(
-            "INSERT INTO dead_letter (destination, position, match_number, source, stage, cause, error, revision, wall, message)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?
-        .execute(params![
-            letter.destination,
-            stored.position as i64,
-            letter.match_number,
-            stored.message.source.0,
-            letter.stage,
-            cause,
-            error,
-            stored.revision.0,
-            wall,
-            blob
-        ])?;
-    trim_cause(transaction, &cause, wall)
-}
-
-/// Of a flood with one cause the first and the newest are kept; the others become one ledger line.
-fn trim_cause(transaction: &Transaction<'_>, cause: &str, wall: i64) -> rusqlite::Result<()> {
-    const FIRST: i64 = 100;
-    const NEWEST: i64 = 20;
-    let kept: i64 = transaction
-        .prepare_cached("SELECT count(*) FROM dead_letter WHERE cause = ?1")?
-        .query_row([cause], |row| row.get(0))?;
-    if kept <= FIRST + NEWEST {
-        return Ok(());
-    }
-    let reason =
-        format!("dead letters of one cause beyond the first {FIRST} and the newest {NEWEST}: {cause}");
-    let victim: (i64, i64, Option<u32>, u32) = transaction
-        .prepare_cached(
-            "SELECT id, position, destination, source FROM dead_letter WHERE cause = ?1 ORDER BY id LIMIT 1 OFFSET ?2",
-        )?
-        .query_row(params![cause, FIRST], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-    transaction
-        .prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?
-        .execute([victim.0])?;
-    let grown = transaction
-        .prepare_cached(
-            "UPDATE ledger SET last = ?1, count = count + 1, wall = ?2 WHERE reason = ?3 AND destination IS ?4 AND source = ?5",
-        )?
-        .execute(params![victim.1, wall, reason, victim.2, victim.3])?;
-    if grown == 0 {
-        transaction
-            .prepare_cached(
-                "INSERT INTO ledger (destination, source, first, last, count, reason, wall) VALUES (?1, ?2, ?3, ?3, 1, ?4, ?5)",
-            )?
-            .execute(params![victim.2, victim.3, victim.1, reason, wall])?;
-    }
     Ok(())
 }
 

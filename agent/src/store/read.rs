@@ -334,35 +334,6 @@ impl Store {
             .execute("DELETE FROM sent_period WHERE expires < ?1", [wall])?)
     }
 
-    /// Dead letters grouped by cause.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn dead_letter_summary(&self) -> Result<Vec<DeadLetterSummary>, StoreError> {
-        let sql = "SELECT cause, count(*), error, min(position), max(position) FROM dead_letter GROUP BY cause ORDER BY cause";
-        let rows = collect(&self.connection, sql, |row| {
-            let error: String = row.get(2)?;
-            Ok((
-                row.get(0)?,
-                row.get::<_, i64>(1)?,
-                error,
-                row.get::<_, i64>(3)?,
-                row.get::<_, i64>(4)?,
-            ))
-        })?;
-        let summaries = rows.into_iter().filter_map(|(cause, count, error, first, last)| {
-            let error = serde_json::from_str(&error).ok()?;
-            Some(DeadLetterSummary {
-                cause,
-                count: count as u64,
-                error,
-                first: first as u64,
-                last: last as u64,
-            })
-        });
-        Ok(summaries.collect())
-    }
-
     /// Lines of the loss ledger: count and reason.
     ///
     /// # Errors

@@ -2,11 +2,13 @@
 
 use super::codec;
 use super::open::collect;
+use super::outbox::LetterNote;
 use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs};
 use super::set_aside::is_corrupt;
 use super::{Segment, Store, StoreError};
 use crate::forward::GroupKey;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
+use crate::telemetry::errors::ErrorRecord;
 use crate::{clock, random};
 use rusqlite::{Connection, OptionalExtension};
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct Recovered {
     pub resume: Vec<StoredMessage>,
     /// How the messages behind the cursor are treated.
     pub isolation: super::Isolation,
+    /// Dead letters: cause, error, and what is known of each without its message.
+    pub letters: Vec<(String, ErrorRecord, LetterNote)>,
     /// Where a damaged file was put.
     pub set_aside: Option<PathBuf>,
 }
@@ -122,6 +126,7 @@ impl Store {
             Ok((RevisionId(row.get(0)?), row.get(1)?))
         })?;
         let resume = self.last_packets()?;
+        let letters = self.letter_notes()?;
         let isolation = self.note_start(progress.cursor)?;
         Ok(Recovered {
             store_id,
@@ -135,6 +140,7 @@ impl Store {
             next_position: self.next_position,
             resume,
             isolation,
+            letters,
             set_aside: None,
         })
     }

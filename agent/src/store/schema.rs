@@ -49,6 +49,13 @@ const MIGRATIONS: &[&str] = &[
     -- Cursors and counters: one row, so that progress costs one page.
     CREATE TABLE progress (id INTEGER PRIMARY KEY CHECK (id = 1), state TEXT NOT NULL);
     ",
+    "
+    -- Destinations that count a dead letter as dead (JSON), so that the accounts hold when it is redriven or dropped. In
+    -- older ones a refused reading is counted by its destination, a failed match by all.
+    -- From this version on segments may hold batches with holes (version 2 of the batch format), which an older program
+    -- would not understand.
+    ALTER TABLE dead_letter ADD COLUMN counted TEXT;
+    ",
 ];
 
 /// Brings the schema to the newest version.

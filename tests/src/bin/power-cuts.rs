@@ -250,6 +250,8 @@ impl<'a> Life<'a> {
                         match_number: None,
                         stage: "normalize",
                         error: ErrorRecord::new("InvalidDataFormatException", "no JSON"),
+                        revision: stored.revision,
+                        counted: Arc::from([]),
                         message: Arc::new(stored),
                     });
                 }

@@ -80,11 +80,17 @@ impl Outbox {
                 }
                 Fate::Dead(error) => {
                     self.destination_mut(destination).dead += 1;
-                    self.pending.dead_letters.push(DeadLetter {
+                    let is_message = self
+                        .keys
+                        .get(&pending.row.series)
+                        .is_some_and(|key| key.is_of_messages());
+                    self.dead(DeadLetter {
                         destination: Some(destination),
-                        match_number: Some(outcome.match_number),
+                        match_number: (!is_message).then_some(outcome.match_number),
                         stage: "forward",
                         error,
+                        revision: pending.row.revision.unwrap_or(outcome.message.revision),
+                        counted: Arc::from([destination]),
                         message: outcome.message,
                     });
                 }

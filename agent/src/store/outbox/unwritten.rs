@@ -4,7 +4,6 @@ use super::Outbox;
 use crate::forward::SentPeriod;
 use crate::message::Position;
 use crate::store::progress::{Changes, DeadLetter, Loss};
-use crate::store::read::DeadLetterSummary;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,7 +15,8 @@ pub(super) struct Unwritten {
     pub(super) gone: BTreeSet<u64>,
     pub(super) series: Vec<u32>,
     pub(super) sent_periods: BTreeMap<(u32, String), SentPeriod>,
-    pub(super) dead_letters: Vec<DeadLetter>,
+    pub(super) dead_letters: Vec<(u64, DeadLetter)>,
+    pub(super) letters_gone: BTreeSet<u64>,
     pub(super) losses: Vec<Loss>,
     pub(super) runs: BTreeSet<Position>,
     pub(super) runs_gone: BTreeSet<Position>,
@@ -32,6 +32,7 @@ impl Unwritten {
             self.sent_periods.entry(key).or_insert(sent);
         }
         self.dead_letters.splice(0..0, older.dead_letters);
+        self.letters_gone.extend(older.letters_gone);
         self.losses.splice(0..0, older.losses);
         self.runs.extend(older.runs);
         self.runs_gone.extend(older.runs_gone);
@@ -39,34 +40,6 @@ impl Unwritten {
 }
 
 impl Outbox {
-    /// A failed match or message: counted as dead for every destination that takes readings.
-    pub fn dead(&mut self, letter: DeadLetter) {
-        self.pending.any = true;
-        self.pending.dead_letters.push(letter);
-    }
-
-    /// Adds the dead letters that the store does not have yet to its summary of them.
-    pub fn add_unwritten(&self, summaries: &mut Vec<DeadLetterSummary>) {
-        let in_flight = self.in_flight.iter().flat_map(|taken| &taken.dead_letters);
-        for letter in in_flight.chain(&self.pending.dead_letters) {
-            let (cause, position) = (letter.cause(), letter.message.position);
-            match summaries.iter_mut().find(|known| known.cause == cause) {
-                Some(known) => {
-                    known.count += 1;
-                    known.first = known.first.min(position);
-                    known.last = known.last.max(position);
-                }
-                None => summaries.push(DeadLetterSummary {
-                    cause,
-                    count: 1,
-                    error: letter.error.clone(),
-                    first: position,
-                    last: position,
-                }),
-            }
-        }
-    }
-
     /// A ledger line.
     pub fn lose(&mut self, loss: Loss) {
         self.pending.any = true;
@@ -120,6 +93,7 @@ impl Outbox {
                 .map(|((d, _), sent)| (*d, sent.clone()))
                 .collect(),
             dead_letters: taken.dead_letters.clone(),
+            letters_gone: taken.letters_gone.iter().copied().collect(),
             losses: taken.losses.clone(),
             unmatched: taken
                 .runs

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// A store of each version, from the first on, with data in every table. A new migration comes with the store that the
 /// new version leaves: `sqlite3 store.db .dump` of one that was filled, and its two pragmas.
-const FIXTURES: &[&str] = &[include_str!("version_1.sql")];
+const FIXTURES: &[&str] = &[include_str!("version_1.sql"), include_str!("version_2.sql")];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {
     let connection = Connection::open(folder.join("store.db")).unwrap();
@@ -102,9 +102,13 @@ fn assert_whole(folder: &Path) {
         store.sent_period(1, "obs").unwrap().as_deref(),
         Some(&b"memory"[..])
     );
-    let letters = store.dead_letter_summary().unwrap();
-    assert_eq!((letters[0].count, letters[0].first), (1, 3));
-    assert_eq!(letters[0].error.name, "NotSupportedException");
+    let (_, error, note) = &found.letters[0];
+    assert_eq!(
+        (found.letters.len(), note.position, &note.counted[..]),
+        (1, 3, &[1][..])
+    );
+    assert_eq!(error.name, "NotSupportedException");
+    assert_eq!(store.letters(&[note.id]).unwrap()[0].message.position, 3);
     assert_eq!(store.ledger().unwrap(), [(2, "history".to_owned())]);
     assert_eq!(
         (store.source("ward").unwrap().0, store.destination("ehr").unwrap()),

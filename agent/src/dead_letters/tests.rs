@@ -1,0 +1,491 @@
+//! Over the real store, mapping engine and outbox: what fails is sent again, once, and the accounts hold.
+
+use super::*;
+use crate::bounds::{Bounds, Settings};
+use crate::config::ClockTrust;
+use crate::forward::{DestinationHandle, Fate};
+use crate::message::{Message, Payload, RevisionId, Stamp};
+use crate::packs::{Pack, PackSet, PackText};
+use crate::pipeline::{DiskState, PackBook, Recent};
+use crate::process;
+use crate::store::outbox::{Outbox, Settled};
+use crate::store::{Store, StoreHandle};
+use crate::worker::Worker;
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use tokio::sync::Notify;
+
+const FHIR: u32 = 1;
+const HUB: u32 = 2;
+const RAW: u32 = 3;
+
+fn packs(rate: &str) -> Arc<PackSet> {
+    let template = |name: &str, value: &str| {
+        format!(
+            r#"{{"templateType":"JsonPathContent","template":{{"typeName":"{name}","typeMatchExpression":"$..[?(@.{name})]",
+            "deviceIdExpression":"$.device","timestampExpression":"$.time",
+            "values":[{{"required":"true","valueExpression":"{value}","valueName":"{name}"}}]}}}}"#
+        )
+    };
+    let text = PackText {
+        name: "ward".to_owned(),
+        device: format!(
+            r#"{{"templateType":"CollectionContent","template":[{},{}]}}"#,
+            template("spot", "$.spot"),
+            template("rate", rate)
+        ),
+        fhir: None,
+        agent: None,
+    };
+    let (pack, findings) = Pack::load(text);
+    Arc::new(PackSet::new(vec![Arc::new(
+        pack.unwrap_or_else(|| panic!("{findings:?}")),
+    )]))
+}
+
+/// A mapping whose rate template asks for a value that the messages do not have, and the repaired one.
+fn broken() -> Arc<PackSet> {
+    packs("$.pulse")
+}
+
+fn repaired() -> Arc<PackSet> {
+    packs("$.rate")
+}
+
+struct Ward {
+    pipeline: Rc<Pipeline>,
+    destinations: Rc<Destinations>,
+    sources: HashMap<SourceId, Arc<str>>,
+}
+
+fn handle(id: u32, takes_messages: bool) -> DestinationHandle {
+    DestinationHandle {
+        id,
+        name: Arc::from(format!("d{id}")),
+        takes_messages,
+        groups_by_period: false,
+        flush_interval_us: 0,
+    }
+}
+
+impl Ward {
+    fn open(folder: &Path, packs: Arc<PackSet>) -> Ward {
+        let (mut store, recovered) = Store::open(folder).unwrap();
+        store.set_limit(8 << 20).unwrap();
+        let mut book = PackBook::restore(&recovered.revisions);
+        book.set_current(SourceId(1), packs);
+        let handles = vec![handle(FHIR, false), handle(HUB, false), handle(RAW, true)];
+        let pipeline = Pipeline {
+            store: StoreHandle::new(store, Worker::inline()),
+            outbox: RefCell::new(Outbox::restore(&recovered, &[FHIR, HUB, RAW], 0)),
+            recent: RefCell::new(Recent::default()),
+            packs: RefCell::new(book),
+            dating: RefCell::new(recovered.dating.clone()),
+            head: Cell::new(recovered.next_position),
+            committed: Notify::new(),
+            normalized: Notify::new(),
+            boot: recovered.boot,
+            trust: ClockTrust::Always,
+            isolation: recovered.isolation.clone(),
+            bounds: Bounds::new(Settings {
+                max_bytes: 8 << 20,
+                history_us: 0,
+                unmatched_keep: i64::MAX / 2,
+                max_age: None,
+                min_free_disk: 0,
+                destinations: handles.clone(),
+            }),
+            disk: DiskState::default(),
+            beats: RefCell::default(),
+            check: RefCell::default(),
+            ending: Notify::new(),
+            fatal: RefCell::default(),
+        };
+        Ward {
+            pipeline: Rc::new(pipeline),
+            destinations: Rc::new(Destinations(handles)),
+            sources: HashMap::from([(SourceId(1), Arc::from("ward"))]),
+        }
+    }
+
+    fn letters(&self) -> DeadLetters<'_> {
+        DeadLetters {
+            pipeline: &self.pipeline,
+            destinations: &self.destinations,
+            sources: &self.sources,
+        }
+    }
+
+    async fn take(&self, texts: &[&str]) {
+        let pipeline = &self.pipeline;
+        pipeline.save_packs().await.unwrap();
+        let revision = pipeline.packs.borrow().current(SourceId(1));
+        let batch: Vec<_> = texts.iter().map(|text| (message(text), revision)).collect();
+        let count = batch.len() as u64;
+        pipeline
+            .store
+            .call(move |store| store.append(&batch, &[], None, 0, 0))
+            .await
+            .unwrap();
+        pipeline.head.set(pipeline.head.get() + count);
+        let (_stop, stopped) = tokio::sync::watch::channel(true);
+        process::run(Rc::clone(pipeline), Rc::clone(&self.destinations), stopped)
+            .await
+            .unwrap();
+        // The destination for raw messages has taken all.
+        let mut outbox = pipeline.outbox.borrow_mut();
+        let raw = outbox.destination_mut(RAW);
+        let new = pipeline.head.get() - 1 - raw.cursor;
+        raw.cursor += new;
+        raw.matches += new;
+        raw.delivered += new;
+    }
+
+    /// Gives every due reading of a destination this fate; tells which they were: position, match number, type.
+    async fn settle(&self, destination: u32, fate: Fate) -> Vec<(u64, u32, String)> {
+        let pipeline = &self.pipeline;
+        let mut seen = Vec::new();
+        let due = pipeline.outbox.borrow().due(destination, u64::MAX);
+        for pending in due {
+            let row = pending.row;
+            let key = pipeline.outbox.borrow().key(row.series).cloned().unwrap();
+            let mut settled = Vec::new();
+            for position in row.first..=row.last {
+                let batch = pipeline.read(position).await.unwrap();
+                let Some(entry) = batch.iter().find(|e| e.stored.position == position) else {
+                    continue;
+                };
+                let normalized = pipeline.normalized(entry, row.revision).await.unwrap();
+                let numbers: Vec<u32> = match &row.refs {
+                    Some(refs) => refs
+                        .iter()
+                        .filter(|(at, _)| *at == position)
+                        .map(|(_, n)| *n)
+                        .collect(),
+                    None => normalized
+                        .matches
+                        .iter()
+                        .filter(|m| m.measurement.type_name == *key.type_name)
+                        .map(|m| m.number)
+                        .collect(),
+                };
+                for number in numbers {
+                    let matched = normalized
+                        .matches
+                        .iter()
+                        .find(|m| m.number == crate::normalize::match_of(number));
+                    let name = matched
+                        .map(|m| m.measurement.type_name.clone())
+                        .unwrap_or_default();
+                    seen.push((position, number, name));
+                    settled.push(Settled {
+                        row: row.id,
+                        position,
+                        match_number: number,
+                        fate: fate.clone(),
+                        message: Arc::clone(&entry.stored),
+                    });
+                }
+            }
+            let covered = HashMap::from([(row.id, row.last)]);
+            pipeline
+                .outbox
+                .borrow_mut()
+                .settle(destination, &covered, settled, 0);
+        }
+        seen.sort();
+        seen
+    }
+
+    /// (delivered, due, dead, lost) of a destination; the equation holds.
+    fn account(&self, destination: u32) -> (u64, u64, u64, u64) {
+        let outbox = self.pipeline.outbox.borrow();
+        let d = &outbox.progress().destinations[&destination];
+        let (due, waiting) = outbox.backlog(destination);
+        assert_eq!(
+            d.matches,
+            d.delivered + d.superseded + due + waiting + d.dead + d.lost,
+            "destination {destination}"
+        );
+        let progress = outbox.progress();
+        assert_eq!(
+            progress.messages,
+            progress.matched + progress.unmatched + progress.unparsable
+        );
+        (d.delivered, due + waiting, d.dead, d.lost)
+    }
+}
+
+fn message(text: &str) -> Message {
+    Message {
+        source: SourceId(1),
+        stamp: Stamp {
+            boot: 1,
+            monotonic_us: 7,
+            wall: Timestamp::from_ticks(17_900_000_000_000_000).unwrap(),
+            trusted: true,
+        },
+        payload: Payload(text.to_owned().into_bytes().into()),
+        kind: PayloadKind::Whole,
+        topic: Some(Arc::from("wearables/canary/telemetry")),
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: false,
+        ack: None,
+    }
+}
+
+const BOTH: &str = r#"{"device":"canary","time":"2026-11-21T10:00:00Z","rate":60,"spot":97}"#;
+const SPOT: &str = r#"{"device":"canary","time":"2026-11-21T10:00:01Z","spot":96}"#;
+
+fn all() -> Selection {
+    Selection {
+        all: true,
+        ..Selection::default()
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let start = Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
+    crate::clock::simulate(start, future).unwrap().0
+}
+
+fn refused() -> Fate {
+    Fate::Dead(ErrorRecord::new(
+        "InvalidQuantityFhirValueException",
+        "refused by the server",
+    ))
+}
+
+#[test]
+fn a_failed_match_is_sent_with_the_repaired_mapping_once_and_what_was_sent_before_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), broken());
+        ward.take(&[BOTH, SPOT]).await;
+        assert_eq!(ward.account(FHIR), (0, 2, 1, 0));
+        ward.settle(FHIR, Fate::Delivered).await;
+        // Not repaired: it fails again, and is the same letter.
+        let again = ward.letters().redrive(&all()).await.unwrap();
+        assert_eq!((again.redriven, again.kept.len()), (0, 1));
+        assert_eq!(ward.account(FHIR), (2, 0, 1, 0));
+        drop(ward);
+
+        let ward = Ward::open(folder.path(), repaired());
+        let done = ward.letters().redrive(&all()).await.unwrap();
+        assert_eq!((done.redriven, done.readings, done.kept.len()), (1, 1, 0));
+        let twice = ward.letters().redrive(&all()).await.unwrap();
+        assert_eq!(twice, Redriven::default(), "redriven twice is redriven once");
+        assert_eq!(ward.account(FHIR), (2, 1, 0, 0));
+        assert_eq!(ward.account(HUB), (0, 3, 0, 0));
+        drop(ward);
+        // The process ends: rows and letters are as they were.
+        let ward = Ward::open(folder.path(), repaired());
+        assert_eq!(ward.account(FHIR), (2, 1, 0, 0));
+        let sent = ward.settle(FHIR, Fate::Delivered).await;
+        let revision = ward.pipeline.packs.borrow().current(SourceId(1));
+        let number = crate::normalize::number_of_revision(1, revision);
+        assert_eq!(sent, [(1, number, "rate".to_owned())]);
+        assert_eq!(ward.account(FHIR), (3, 0, 0, 0));
+    });
+}
+
+#[test]
+fn a_refused_reading_goes_to_its_destination_again_under_its_position_and_number() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), repaired());
+        ward.take(&[BOTH, SPOT]).await;
+        let first = ward.settle(FHIR, refused()).await;
+        ward.settle(HUB, Fate::Delivered).await;
+        assert_eq!(ward.account(FHIR), (0, 0, 3, 0));
+        let views = ward.letters().list(&Selection::default(), true).await.unwrap();
+        let ids: Vec<u64> = views[0].letters.iter().map(|l| l.id).collect();
+        assert_eq!((views.len(), ids.len()), (1, 3));
+        let one = Selection {
+            ids: vec![ids[0]],
+            ..Selection::default()
+        };
+        assert_eq!(ward.letters().redrive(&one).await.unwrap().redriven, 1);
+        assert_eq!(ward.account(FHIR), (0, 1, 2, 0));
+        assert_eq!(ward.letters().redrive(&all()).await.unwrap().redriven, 2);
+        assert_eq!(ward.settle(FHIR, refused()).await, first, "the same event ids");
+        assert_eq!(ward.account(FHIR), (0, 0, 3, 0));
+        assert_eq!(ward.account(HUB), (3, 0, 0, 0));
+        // The mapping changes; the type is found again.
+        drop(ward);
+        let ward = Ward::open(folder.path(), packs("$['rate']"));
+        assert_eq!(
+            ward.account(FHIR),
+            (0, 3, 0, 0),
+            "the redrive was committed, the refusal was not"
+        );
+        ward.settle(FHIR, refused()).await;
+        assert_eq!(ward.letters().redrive(&all()).await.unwrap().readings, 3);
+        let types: Vec<_> = ward
+            .settle(FHIR, Fate::Delivered)
+            .await
+            .into_iter()
+            .map(|s| (s.0, s.2))
+            .collect();
+        assert_eq!(
+            types,
+            [
+                (1, "rate".to_owned()),
+                (1, "spot".to_owned()),
+                (2, "spot".to_owned())
+            ]
+        );
+        assert_eq!(ward.account(FHIR), (3, 0, 0, 0));
+    });
+}
+
+#[test]
+fn a_message_that_the_journal_has_dropped_is_put_back_for_its_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), broken());
+        ward.take(&[BOTH]).await;
+        for destination in [FHIR, HUB] {
+            ward.settle(destination, Fate::Delivered).await;
+        }
+        for hour in 1..4_u64 {
+            let batch = vec![(message(SPOT), RevisionId(1))];
+            let appended = ward
+                .pipeline
+                .store
+                .call(move |store| store.append(&batch, &[], None, hour * 3_600_000_001, 0))
+                .await;
+            appended.unwrap();
+        }
+        ward.letters().commit().await.unwrap();
+        let dropped = ward
+            .pipeline
+            .store
+            .call(|store| store.reclaim(&[1, 2], None, None, 0))
+            .await;
+        dropped.unwrap();
+        ward.pipeline.head.set(5);
+        assert!(ward.pipeline.read(1).await.unwrap()[0].stored.position > 1);
+        ward.pipeline
+            .packs
+            .borrow_mut()
+            .set_current(SourceId(1), repaired());
+        assert_eq!(ward.letters().redrive(&all()).await.unwrap().readings, 1);
+        assert_eq!(ward.settle(FHIR, Fate::Delivered).await.len(), 1);
+        assert_eq!(ward.account(FHIR), (2, 0, 0, 0));
+    });
+}
+
+#[test]
+fn a_raw_message_that_a_hub_did_not_take_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), repaired());
+        ward.take(&[BOTH]).await;
+        {
+            let stored = Arc::clone(&ward.pipeline.read(1).await.unwrap()[0].stored);
+            let mut outbox = ward.pipeline.outbox.borrow_mut();
+            let raw = outbox.destination_mut(RAW);
+            (raw.delivered, raw.dead) = (0, 1);
+            outbox.dead(crate::store::DeadLetter {
+                destination: Some(RAW),
+                match_number: None,
+                stage: "forward",
+                error: ErrorRecord::new("EventTooLargeException", "too large"),
+                revision: stored.revision,
+                counted: Arc::from([RAW]),
+                message: stored,
+            });
+        }
+        assert_eq!(ward.account(RAW), (0, 0, 1, 0));
+        assert_eq!(ward.letters().redrive(&all()).await.unwrap().readings, 1);
+        assert_eq!(ward.account(RAW), (0, 1, 0, 0));
+        let sent = ward.settle(RAW, refused()).await;
+        assert_eq!((sent.len(), sent[0].0), (1, 1));
+        let view = ward.letters().list(&Selection::default(), true).await.unwrap();
+        assert_eq!((view[0].letters[0].match_number, view.len()), (None, 1));
+        ward.letters().redrive(&all()).await.unwrap();
+        ward.settle(RAW, Fate::Delivered).await;
+        assert_eq!(ward.account(RAW), (1, 0, 0, 0));
+    });
+}
+
+#[test]
+fn what_is_no_json_stays_a_letter_and_a_letter_that_no_template_matches_any_more_is_unmatched() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), broken());
+        ward.take(&[
+            "no json",
+            r#"{"device":"canary","time":"2026-11-21T10:00:00Z","rate":60}"#,
+        ])
+        .await;
+        let text = PackText {
+            name: "ward".to_owned(),
+            device: r#"{"templateType":"CollectionContent","template":[]}"#.to_owned(),
+            fhir: None,
+            agent: None,
+        };
+        let nothing = Arc::new(PackSet::new(vec![Arc::new(Pack::load(text).0.unwrap())]));
+        ward.pipeline.packs.borrow_mut().set_current(SourceId(1), nothing);
+        let done = ward.letters().redrive(&all()).await.unwrap();
+        assert_eq!((done.redriven, done.unmatched, done.kept.len()), (1, 1, 1));
+        assert_eq!(done.kept[0].error.name, "InvalidDataFormatException");
+        assert_eq!(ward.account(FHIR), (0, 0, 0, 0));
+        let runs: Vec<_> = ward.pipeline.outbox.borrow().unmatched().cloned().collect();
+        assert_eq!((runs.len(), runs[0].first), (1, 2));
+    });
+}
+
+#[test]
+fn a_dropped_letter_is_lost_with_a_ledger_line_and_payloads_show_only_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let ward = Ward::open(folder.path(), broken());
+        ward.take(&[BOTH]).await;
+        let letters = ward.letters();
+        let listed = letters
+            .answer(&LetterQuestion::List {
+                which: all(),
+                each: true,
+            })
+            .await;
+        let shown = letters
+            .answer(&LetterQuestion::Show {
+                id: 1,
+                payload: false,
+            })
+            .await;
+        for answer in [&listed, &shown] {
+            assert!(
+                answer.contains("IncompatibleDataException") && !answer.contains("canary"),
+                "{answer}"
+            );
+        }
+        let with = letters
+            .answer(&LetterQuestion::Show { id: 1, payload: true })
+            .await;
+        assert!(with.contains("wearables/canary/telemetry") && with.contains("\\\"rate\\\":60"));
+        assert_eq!(
+            letters
+                .answer(&LetterQuestion::Show { id: 9, payload: true })
+                .await,
+            "null"
+        );
+        let which = Selection {
+            cause: Some("Incompatible".to_owned()),
+            ..Selection::default()
+        };
+        assert_eq!(letters.drop(&which).await.unwrap(), 1);
+        assert_eq!(letters.drop(&which).await.unwrap(), 0);
+        assert_eq!(ward.account(FHIR), (0, 1, 0, 1));
+        let ledger = ward.pipeline.store.call(|store| store.ledger()).await.unwrap();
+        assert_eq!(ledger.len(), 2, "one for each destination");
+        assert!(
+            ledger[0].1.starts_with("dropped by the operator: normalize|"),
+            "{ledger:?}"
+        );
+    });
+}
