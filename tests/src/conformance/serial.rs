@@ -28,6 +28,83 @@ pub fn run(file: &Value) -> Option<Vec<Outcome>> {
     Some(vectors.iter().map(outcome).collect())
 }
 
+/// Frames of one protocol that a device may send one after the other.
+pub struct Stream {
+    /// Driver or framing, and the first vector of the stream.
+    pub name: String,
+    /// The frames, each as the device sends it.
+    pub frames: Vec<Vec<u8>>,
+    /// Frames follow each other in this order only.
+    pub in_order: bool,
+    protocol: String,
+    expect: Map<String, Value>,
+}
+
+impl Stream {
+    /// Frames that follow each other in this order only, of a driver's live dialect.
+    pub fn in_order(protocol: &str, frames: Vec<Vec<u8>>) -> Stream {
+        Stream {
+            name: protocol.to_owned(),
+            frames,
+            in_order: true,
+            protocol: protocol.to_owned(),
+            expect: Map::new(),
+        }
+    }
+
+    /// Decodes bytes of the device.
+    pub fn describe(&self, bytes: &[u8]) -> Description {
+        describe(&self.protocol, Direction::DeviceToHost, bytes, &self.expect).unwrap_or_default()
+    }
+}
+
+/// The valid frames of a file, sorted into streams whose frames can follow each other in any order.
+pub fn streams(file: &Value) -> Vec<Stream> {
+    let protocol = file["protocol"].as_str().unwrap_or("");
+    let mut streams: Vec<Stream> = Vec::new();
+    for vector in file["vectors"].as_array().unwrap_or(&Vec::new()) {
+        let from_device = vector["direction"] != "host-to-device" && vector["valid"] != false;
+        let (true, Some(hex), Some(expect)) =
+            (from_device, vector["hex"].as_str(), vector["expect"].as_object())
+        else {
+            continue;
+        };
+        let (Ok(frame), name) = (unhex(hex), vector["id"].as_str().unwrap_or("?")) else {
+            continue;
+        };
+        // A device keeps to one format.
+        let same = |stream: &Stream, name: &str| stream.expect.get(name) == expect.get(name);
+        let known =
+            |stream: &Stream| same(stream, "framing") && same(stream, "format") && stream.takes(&frame);
+        let alone = Stream {
+            name: format!("{protocol} {name}"),
+            frames: vec![frame.clone()],
+            in_order: false,
+            protocol: protocol.to_owned(),
+            expect: expect.clone(),
+        };
+        if let Some(stream) = streams.iter_mut().find(|stream| known(stream)) {
+            stream.frames.push(frame);
+        } else if alone.takes(&frame) {
+            streams.push(alone);
+        }
+    }
+    streams
+}
+
+impl Stream {
+    /// Whether `frame` is one frame before and after every other one.
+    fn takes(&self, frame: &[u8]) -> bool {
+        let is_two = |first: &[u8], second: &[u8]| {
+            let found = self.describe(&[first, second].concat());
+            found.frames.len() == 2 && found.errors.is_empty() && found.skipped == 0
+        };
+        self.frames
+            .iter()
+            .all(|other| is_two(other, frame) && is_two(frame, other))
+    }
+}
+
 fn check(protocol: &str, vector: &Value) -> Result<(), String> {
     let expect = vector["expect"].as_object().ok_or("no `expect`")?;
     if let Some(transcript) = expect.get("transcript") {
@@ -218,7 +295,7 @@ fn describe(
 
 fn framing_config(name: &str) -> Option<FramingConfig> {
     let text = match name {
-        "ndjson" => r#"{"framing": "lines", "format": "json"}"#,
+        "ndjson" | "json" => r#"{"framing": "lines", "format": "json"}"#,
         "csv" => r#"{"framing": "lines", "format": "csv"}"#,
         "key_value" | "label" => r#"{"framing": "lines", "format": "label"}"#,
         "stx_etx_xor" => r#"{"framing": "stx-etx", "checksum": "xor8", "format": "hex"}"#,

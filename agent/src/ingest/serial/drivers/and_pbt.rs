@@ -103,15 +103,25 @@ impl Protocol for Framing {
             + usize::try_from(u32_le(bytes, 2))
                 .unwrap_or(0)
                 .min(LONGEST_PAYLOAD);
-        let need_bytes = Some(whole.saturating_sub(bytes.len()));
+        // With a damaged length, the message that follows was taken for the rest of this one.
+        let next = (1..bytes.len()).find(|at| begins(part(bytes, *at, 8)));
         Step::Refused(
-            bytes.len(),
+            next.unwrap_or(bytes.len()),
             FrameError {
-                need_bytes,
+                need_bytes: Some(whole.saturating_sub(bytes.len())),
                 ..Reason::Incomplete.into()
             },
         )
     }
+}
+
+/// Whether these eight bytes can be the first of a message.
+fn begins(bytes: &[u8]) -> bool {
+    let length = usize::try_from(u32_le(bytes, 2)).unwrap_or(usize::MAX);
+    bytes.len() == 8
+        && bytes.starts_with(&[2, 0])
+        && model(u16_le(bytes, 6)).is_some()
+        && (1..=LONGEST_PAYLOAD).contains(&length)
 }
 
 fn model(device: u16) -> Option<&'static str> {

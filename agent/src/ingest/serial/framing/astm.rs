@@ -52,18 +52,25 @@ pub fn next(bytes: &[u8]) -> Step<Block> {
         b'\r' | b'\n' => return Step::Quiet(1),
         _ => return Step::Skip(1),
     }
-    let Some(end) = bytes.iter().position(|b| matches!(b, 0x03 | 0x17)) else {
+    let Some(end) = bytes.iter().skip(1).position(|b| matches!(b, 0x02 | 0x03 | 0x17)) else {
         return if bytes.len() > LONGEST_TEXT {
             Step::Refused(1, Reason::TooLong.into())
         } else {
             Step::More
         };
     };
+    let end = end + 1;
+    if byte(bytes, end) == 0x02 {
+        // STX never stands inside a text: this one was cut, and a whole one begins here.
+        return Step::Refused(end, Reason::Incomplete.into());
+    }
     if bytes.len() < end + 3 {
         return Step::More;
     }
     if hex_pair(byte(bytes, end + 1), byte(bytes, end + 2)) != Some(sum8(part(bytes, 1, end))) {
-        return Step::Refused(end + 3, Reason::Checksum.into());
+        let next = part(bytes, end + 1, 2).iter().position(|b| *b == 0x02);
+        let used = next.map_or(end + 3, |at| end + 1 + at);
+        return Step::Refused(used, Reason::Checksum.into());
     }
     let number = byte(bytes, 1).wrapping_sub(b'0');
     if number > 7 {

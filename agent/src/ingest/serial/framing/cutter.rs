@@ -288,7 +288,13 @@ impl Cutter {
         if byte(bytes, 0) != 0x0B {
             return Step::Skip(1);
         }
-        let Some(end) = bytes.windows(2).position(|pair| pair == [0x1C, 0x0D]) else {
+        let end = bytes.windows(2).position(|pair| pair == [0x1C, 0x0D]);
+        // VT never stands inside a message: this one was cut, and a whole one begins there.
+        let before = end.unwrap_or(bytes.len());
+        if let Some(next) = part(bytes, 1, before).iter().position(|b| *b == 0x0B) {
+            return Step::Refused(next + 1, Reason::Incomplete.into());
+        }
+        let Some(end) = end else {
             return if bytes.len() > self.max_bytes + 3 {
                 Step::Refused(1, Reason::TooLong.into())
             } else {
