@@ -332,8 +332,8 @@ fn a_refused_reading_goes_to_its_destination_again_under_its_position_and_number
         assert_eq!(
             types,
             [
-                (1, "rate".to_owned()),
                 (1, "spot".to_owned()),
+                (1, "rate".to_owned()),
                 (2, "spot".to_owned())
             ]
         );
