@@ -29,7 +29,7 @@ fn destination(config: &EventHubConfig) -> EventHubDestination {
         gateway: "bed-12".into(),
         store: "store-1".into(),
     };
-    EventHubDestination::new(config, origin, ClockTrust::Always, http.clone(), http).unwrap()
+    EventHubDestination::new(config, origin, ClockTrust::Always, http.clone(), http, None).unwrap()
 }
 
 fn messages(positions: std::ops::Range<u64>, length: usize) -> Vec<RawMessage> {

@@ -12,7 +12,7 @@ mod upkeep;
 pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
 
 use crate::bounds::{self, Bounds};
-use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
+use crate::config::{ClockTrust, Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
 use crate::control::{self, Inquiry};
 use crate::forward::event_hub::EventHubDestination;
 use crate::forward::fhir::{FhirDestination, SentPeriods};
@@ -26,6 +26,7 @@ use crate::packs::{PackProblem, PackSet};
 use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
 use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
+use crate::telemetry::errors::ErrorRecord;
 use crate::telemetry::status::Summary;
 use crate::{clock, web};
 use anyhow::Context as _;
@@ -424,12 +425,22 @@ fn start_forwarding(
                 )));
             }
             DestinationKind::EventHub(hub) => {
-                let destination = EventHubDestination::new(hub, origin.clone(), trust, http, direct)
-                    .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
+                let failed = |e: ErrorRecord| anyhow::anyhow!("destination {}: {}", config.name, e.text);
+                let identity = match &hub.identity_of {
+                    Some(name) => Some(identity_of(agent, surroundings, name, trust)?.map_err(failed)?),
+                    None => None,
+                };
+                let destination =
+                    EventHubDestination::new(hub, origin.clone(), trust, http, direct, identity)
+                        .map_err(failed)?;
+                let memory = StoredPeriods {
+                    pipeline: Rc::clone(&agent.pipeline),
+                    destination: entry.handle.id,
+                };
                 loops.push(if entry.handle.takes_messages {
-                    spawn_local(forward_messages(context, destination))
+                    spawn_local(forward_messages(context, HubMessages(destination)))
                 } else {
-                    spawn_local(forward_readings(context, destination))
+                    spawn_local(forward_readings(context, HubReadings { destination, memory }))
                 });
             }
         }
@@ -449,16 +460,42 @@ impl Readings for FhirReadings {
     }
 }
 
-impl Readings for EventHubDestination {
+/// An event hub that takes readings, with its memory in the store.
+struct HubReadings {
+    destination: EventHubDestination,
+    memory: StoredPeriods,
+}
+
+impl Readings for HubReadings {
     async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
-        EventHubDestination::deliver(self, groups).await
+        self.destination.deliver(groups, &self.memory).await
     }
 }
 
-impl Messages for EventHubDestination {
+/// An event hub that takes raw messages.
+struct HubMessages(EventHubDestination);
+
+impl Messages for HubMessages {
     async fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> MessageDelivery {
-        EventHubDestination::deliver_messages(self, messages).await
+        self.0.deliver_messages(messages).await
     }
+}
+
+/// The FHIR destination that an event hub asks whose its Observations are, with connections of its own.
+fn identity_of(
+    agent: &Agent,
+    surroundings: &dyn Surroundings,
+    name: &str,
+    trust: ClockTrust,
+) -> anyhow::Result<Result<FhirDestination, ErrorRecord>> {
+    let named = agent.config.destinations.iter().find(|one| one.name == name);
+    let Some((config, DestinationKind::Fhir(fhir))) = named.map(|one| (one, &one.kind)) else {
+        anyhow::bail!("identity_of names no FHIR destination: {name}");
+    };
+    let (http, direct) = surroundings
+        .http(config)
+        .with_context(|| format!("destination {name}"))?;
+    Ok(FhirDestination::new(fhir, trust, http, direct))
 }
 
 /// Sent-period memory of one destination: what is not written yet, else the store.

@@ -26,9 +26,14 @@ pub enum AuthConfig {
     /// Shared access signature of Event Hubs.
     Sas {
         /// Name of the shared access rule.
-        key_name: String,
+        #[serde(default)]
+        key_name: Option<String>,
         /// Its key as shown in the portal.
-        key: SecretRef,
+        #[serde(default)]
+        key: Option<SecretRef>,
+        /// In place of both: a token that something else makes and keeps fresh (`SharedAccessSignature sr=...`).
+        #[serde(default)]
+        token: Option<SecretRef>,
     },
     /// A connection string of Event Hubs.
     ConnectionString {
@@ -113,10 +118,10 @@ impl AuthConfig {
     /// Where its secrets are.
     pub fn secrets(&self) -> Vec<&SecretRef> {
         match self {
+            AuthConfig::Sas { key, token, .. } => key.iter().chain(token).collect(),
             AuthConfig::None | AuthConfig::ManagedIdentity { .. } => Vec::new(),
             AuthConfig::Basic { password: secret, .. }
             | AuthConfig::Bearer { token: secret }
-            | AuthConfig::Sas { key: secret, .. }
             | AuthConfig::ConnectionString { value: secret }
             | AuthConfig::ClientCredentials { secret, .. }
             | AuthConfig::SmartBackend { key: secret, .. } => vec![secret],
@@ -125,10 +130,10 @@ impl AuthConfig {
 
     pub(super) fn secrets_mut(&mut self) -> Vec<&mut SecretRef> {
         match self {
+            AuthConfig::Sas { key, token, .. } => key.iter_mut().chain(token).collect(),
             AuthConfig::None | AuthConfig::ManagedIdentity { .. } => Vec::new(),
             AuthConfig::Basic { password: secret, .. }
             | AuthConfig::Bearer { token: secret }
-            | AuthConfig::Sas { key: secret, .. }
             | AuthConfig::ConnectionString { value: secret }
             | AuthConfig::ClientCredentials { secret, .. }
             | AuthConfig::SmartBackend { key: secret, .. } => vec![secret],

@@ -126,9 +126,28 @@ pub struct EventHubConfig {
     /// `host:port` to connect to instead of the namespace (private endpoint, test); the name in the certificate stays.
     #[serde(default)]
     pub endpoint: Option<String>,
-    /// With `payload = "observation"`: how device and patient are resolved needs a FHIR destination of this name.
+    /// With `payload = "message"`: the payload alone, or an envelope around it.
+    #[serde(default)]
+    pub envelope: Envelope,
+    /// With `payload = "observation"`: the FHIR destination whose server says whose a reading is. Without it the message
+    /// says it, and the ids are those of `resolution = "create"`.
     #[serde(default)]
     pub identity_of: Option<String>,
+    /// With `payload = "observation"` and without `identity_of`: system of the device identifiers.
+    #[serde(default)]
+    pub device_identifier_system: Option<String>,
+}
+
+/// What is around a raw message.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Envelope {
+    /// Nothing: the body of the event is the payload as it came.
+    #[default]
+    None,
+    /// `{"Body": .., "Properties": {..}, "SystemProperties": {..}}` with device id and creation time, as mappings see a
+    /// message that came through an IoT Hub.
+    IotHub,
 }
 
 fn default_max_event_batch() -> usize {

@@ -17,7 +17,7 @@ mod validate;
 
 pub use auth::{AuthConfig, TlsConfig};
 pub use destination::{
-    DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
+    DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
     PartitionKey, Resolution,
 };
 pub use error::{Checked, ConfigError, one_line};

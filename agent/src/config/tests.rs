@@ -299,14 +299,32 @@ fn one_mistake_is_found_at_its_place_with_what_to_do() {
         ),
         (
             "payload = \"message\" ",
-            "payload = \"observation\" ",
-            vec!["MissingMember 36:11"],
-            "identity_of",
+            "envelope = \"iot-hub\"\npayload = \"measurement\" ",
+            vec!["WrongValue 36:12"],
+            "Only raw messages have an envelope",
         ),
         (
             "payload = \"message\" ",
-            "identity_of = \"cloud\" ",
-            vec!["UnknownName 36:15"],
+            "event_id_in_body = true\npayload = \"observation\" ",
+            vec!["WrongValue 36:20"],
+            "FHIR knows no member",
+        ),
+        (
+            "key_name = \"gateway\", ",
+            "token = \"file:t\", ",
+            vec!["WrongAuthentication 37:8"],
+            "no key beside it",
+        ),
+        (
+            "key_name = \"gateway\", ",
+            "",
+            vec!["WrongAuthentication 37:8"],
+            "belongs to a shared access rule",
+        ),
+        (
+            "payload = \"message\" ",
+            "payload = \"observation\"\nidentity_of = \"cloud\" ",
+            vec!["UnknownName 37:15"],
             "no destination of kind \"fhir\"",
         ),
         (

@@ -3,7 +3,8 @@
 use super::super::azure;
 use super::super::tree::Step::{Item, Member};
 use super::super::{
-    AuthConfig, DestinationConfig, DestinationKind, EventHubConfig, EventPayload, FhirConfig, PartitionKey,
+    AuthConfig, DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig,
+    PartitionKey,
 };
 use super::{Check, fhir_base, is_host_and_port, is_local};
 
@@ -145,14 +146,9 @@ impl Check<'_> {
                 &format!("There is no destination of kind \"fhir\" with the name \"{name}\"."),
                 "Name the FHIR destination whose Devices and Patients the Observations refer to.",
             ),
-            None if hub.payload == EventPayload::Observation => self.error(
-                "MissingMember",
-                &at("payload"),
-                "Observations need the identity of device and patient.",
-                "Write identity_of = \"NAME\" with the name of a FHIR destination.",
-            ),
             _ => {}
         }
+        self.members_of_payload(number, hub);
         if let Some(endpoint) = &hub.endpoint
             && !is_host_and_port(endpoint)
         {
@@ -165,6 +161,66 @@ impl Check<'_> {
         }
         self.tls("destination", number, &hub.tls, true, "https://");
         self.web_addresses(number, &hub.auth, hub.proxy.as_deref());
+    }
+
+    /// Members that only one payload has a use for.
+    fn members_of_payload(&mut self, number: usize, hub: &EventHubConfig) {
+        let at = |name| [Member("destination"), Item(number), Member(name)];
+        let of_observations = [
+            ("identity_of", hub.identity_of.is_some()),
+            ("device_identifier_system", hub.device_identifier_system.is_some()),
+        ];
+        for (name, _) in of_observations.iter().filter(|(_, is_there)| *is_there) {
+            if hub.payload != EventPayload::Observation {
+                self.error(
+                    "WrongValue",
+                    &at(name),
+                    "Only Observations have an identity to be resolved.",
+                    "Write payload = \"observation\", or leave it out.",
+                );
+            }
+        }
+        if hub.identity_of.is_some() && hub.device_identifier_system.is_some() {
+            self.error(
+                "WrongValue",
+                &at("device_identifier_system"),
+                "The FHIR destination that identity_of names has its own.",
+                "Leave it out here.",
+            );
+        }
+        if hub.payload == EventPayload::Observation && hub.event_id_in_body {
+            self.error(
+                "WrongValue",
+                &at("event_id_in_body"),
+                "FHIR knows no member for an event id: the Observation would not be valid.",
+                "Leave it out; the id is in the user property bedside-event-id.",
+            );
+        }
+        if hub.payload != EventPayload::Message && hub.envelope != Envelope::None {
+            self.error(
+                "WrongValue",
+                &at("envelope"),
+                "Only raw messages have an envelope.",
+                "Write payload = \"message\", or leave it out.",
+            );
+        }
+        if let AuthConfig::Sas { key_name, key, token } = &hub.auth {
+            let wrong = match (key_name.is_some(), key.is_some(), token.is_some()) {
+                (true, true, false) | (false, false, true) => None,
+                (_, _, true) => Some("A ready-made token has no key beside it."),
+                (_, false, false) => Some("A signature needs a key, or a token that somebody else has made."),
+                (false, true, false) => Some("A key belongs to a shared access rule."),
+            };
+            if let Some(wrong) = wrong {
+                self.error(
+                    "WrongAuthentication",
+                    &at("auth"),
+                    wrong,
+                    "Write key_name and key, or token alone, for example auth = { kind = \"sas\", key_name = \"gateway\", \
+                     key = \"credential:event-hub-key\" }.",
+                );
+            }
+        }
     }
 
     fn web_addresses(&mut self, number: usize, auth: &AuthConfig, proxy: Option<&str>) {

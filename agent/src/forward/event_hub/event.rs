@@ -1,21 +1,25 @@
-//! Messages and measurements as events: elements of the JSON array that the hub takes as a batch.
+//! Messages, measurements and Observations as events: elements of the JSON array that the hub takes as a batch.
 //!
 //! An element is `{"Body": TEXT, "UserProperties": {..}}`. The body of a message is its payload as it came, so that MedTech
 //! mappings in the cloud stay as they are; one that is not UTF-8 is sent as base64 with `IsBodyBase64`, a member that the
 //! Service Bus form of the batch knows, and marked with the property `bedside-body` in case the hub does not decode it. The
-//! body of a measurement is the JSON that the IoMT FHIR Connector passes between its stages.
+//! body of a measurement is the JSON that the IoMT FHIR Connector passes between its stages, that of an Observation the
+//! FHIR JSON.
 //!
 //! User properties of every event: `bedside-event-id`, which is the same whenever the event is sent again, gateway and
 //! source or pack. A message has its topic, the MQTT 5 user properties, `iothub-connection-device-id` and
 //! `iothub-enqueuedtime` too; the time only when the clock could be trusted.
 
+use crate::config::Envelope;
 use crate::forward::{Group, GroupReading, Origin, RawMessage};
-use crate::message::{PayloadKind, Stamp};
+use crate::message::{Message, PayloadKind, Stamp};
 use crate::telemetry::errors::ErrorRecord;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use iomt_mapping::Measurement;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// An event, ready to send.
@@ -27,6 +31,15 @@ pub(super) struct Event {
     pub device: Option<Arc<str>>,
     /// Element of the batch.
     pub element: Vec<u8>,
+}
+
+/// What the bodies of messages are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bodies {
+    /// The payload alone, or in an envelope.
+    pub envelope: Envelope,
+    /// JSON objects get the event id as a member.
+    pub with_id: bool,
 }
 
 /// `gateway/store/position` with the match number where there is one.
@@ -67,7 +80,7 @@ fn with_id(body: &str, id: &str) -> String {
 ///
 /// # Errors
 /// The record of a message of which only the head was kept.
-pub(super) fn of_message(origin: &Origin, raw: &RawMessage, id_in_body: bool) -> Result<Event, ErrorRecord> {
+pub(super) fn of_message(origin: &Origin, raw: &RawMessage, bodies: Bodies) -> Result<Event, ErrorRecord> {
     let message = &raw.stored.message;
     if let PayloadKind::Truncated { length, .. } = message.kind {
         let text = format!("the message has {length} bytes, more than the source takes (max_message_bytes)");
@@ -89,8 +102,12 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage, id_in_body: bool) ->
     if message.possible_repeat {
         properties.insert("bedside-possible-repeat".to_owned(), json!("true"));
     }
-    let element = match std::str::from_utf8(message.payload.bytes()) {
-        Ok(text) if id_in_body => json!({ "Body": with_id(text, &id), "UserProperties": properties }),
+    let text = match bodies.envelope {
+        Envelope::None => std::str::from_utf8(message.payload.bytes()).map(Cow::Borrowed),
+        Envelope::IotHub => Ok(Cow::Owned(iot_hub_envelope(message))),
+    };
+    let element = match text {
+        Ok(text) if bodies.with_id => json!({ "Body": with_id(&text, &id), "UserProperties": properties }),
         Ok(text) => json!({ "Body": text, "UserProperties": properties }),
         Err(_) => {
             properties.insert("bedside-body".to_owned(), json!("base64"));
@@ -103,6 +120,77 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage, id_in_body: bool) ->
         device: message.device_id.clone(),
         element: element.to_string().into_bytes(),
     })
+}
+
+/// The message as a MedTech mapping of the template type `IotJsonPathContent` sees one that came through an IoT Hub. What the
+/// hub itself would stamp is from this gateway; a time is never invented.
+fn iot_hub_envelope(message: &Message) -> String {
+    let bytes = message.payload.bytes();
+    let json: Option<&RawValue> = serde_json::from_slice(bytes).ok();
+    let body = match (json, std::str::from_utf8(bytes)) {
+        (Some(json), _) => json.get().to_owned(),
+        (None, Ok(text)) => json!(text).to_string(),
+        (None, Err(_)) => json!(BASE64_STANDARD.encode(bytes)).to_string(),
+    };
+    let mut properties: Map<String, Value> = message
+        .properties
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
+    if let Some(topic) = &message.topic {
+        properties.insert("topic".to_owned(), json!(&**topic));
+    }
+    // The device may have written its own; IoT Hub takes it as UTC with Z only.
+    let own = properties
+        .get(CREATION_TIME)
+        .and_then(Value::as_str)
+        .is_some_and(is_utc);
+    if !own {
+        properties.shift_remove(CREATION_TIME);
+    }
+    let mut system = Map::new();
+    if let Some(device) = &message.device_id {
+        system.insert("iothub-connection-device-id".to_owned(), json!(&**device));
+    }
+    if message.stamp.trusted {
+        let received = message.stamp.wall.to_string();
+        if !own {
+            properties.insert(CREATION_TIME.to_owned(), json!(received));
+        }
+        system.insert("iothub-enqueuedtime".to_owned(), json!(received));
+    }
+    let (properties, system) = (Value::Object(properties), Value::Object(system));
+    format!("{{\"Body\":{body},\"Properties\":{properties},\"SystemProperties\":{system}}}")
+}
+
+const CREATION_TIME: &str = "iothub-creation-time-utc";
+
+/// Whether a text is an instant in UTC as IoT Hub takes it: `2021-04-21T11:30:16Z`, and no offset.
+fn is_utc(text: &str) -> bool {
+    text.ends_with('Z') && text.parse::<jiff::Timestamp>().is_ok()
+}
+
+/// The event of an Observation as it is with `reading`, the newest in it.
+pub(super) fn of_observation(
+    origin: &Origin,
+    observation: &str,
+    group: &Group,
+    reading: &GroupReading,
+    body: String,
+) -> Event {
+    let id = format!(
+        "{}/{}/{observation}/{}",
+        origin.gateway, origin.store, reading.position
+    );
+    let mut properties = common(origin, &id, reading.received);
+    properties.insert("bedside-pack".to_owned(), json!(&*group.key.pack));
+    properties.insert("bedside-observation".to_owned(), json!(observation));
+    let element = json!({ "Body": body, "UserProperties": properties });
+    Event {
+        id,
+        device: Some(Arc::clone(&group.key.device)),
+        element: element.to_string().into_bytes(),
+    }
 }
 
 /// The event of a measurement.

@@ -2,13 +2,14 @@
 //! tests.
 
 use super::*;
-use crate::config::SecretRef;
-use crate::forward::http::{HttpClient, HttpError, HttpErrorKind};
+use crate::config::{Envelope, SecretRef};
+use crate::forward::http::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use crate::forward::{GroupKey, GroupReading};
 use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
 use crate::packs::{Pack, PackText};
 use iomt_mapping::{Measurement, Property, Timestamp};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 type Answer = Box<dyn Fn(&HttpRequest) -> Result<HttpResponse, HttpError> + Send + Sync>;
@@ -26,7 +27,7 @@ impl HttpClient for Hub {
     }
 }
 
-fn response(status: u16) -> Result<HttpResponse, HttpError> {
+pub(super) fn response(status: u16) -> Result<HttpResponse, HttpError> {
     Ok(HttpResponse {
         status,
         headers: Vec::new(),
@@ -34,11 +35,11 @@ fn response(status: u16) -> Result<HttpResponse, HttpError> {
     })
 }
 
-fn elements(request: &HttpRequest) -> Vec<Value> {
+pub(super) fn elements(request: &HttpRequest) -> Vec<Value> {
     serde_json::from_slice(request.body.bytes()).unwrap()
 }
 
-fn bodies(request: &HttpRequest) -> Vec<String> {
+pub(super) fn bodies(request: &HttpRequest) -> Vec<String> {
     elements(request)
         .iter()
         .map(|element| element["Body"].as_str().unwrap().to_owned())
@@ -46,8 +47,8 @@ fn bodies(request: &HttpRequest) -> Vec<String> {
 }
 
 /// A destination with a key file that lives as long as the test.
-struct Bench {
-    destination: EventHubDestination,
+pub(super) struct Bench {
+    pub destination: EventHubDestination,
     hub: Arc<Hub>,
     _key: tempfile::NamedTempFile,
 }
@@ -57,6 +58,14 @@ impl Bench {
         change: impl FnOnce(&mut EventHubConfig),
         answer: impl Fn(&HttpRequest) -> Result<HttpResponse, HttpError> + Send + Sync + 'static,
     ) -> Bench {
+        Bench::with_identity(change, answer, None)
+    }
+
+    pub(super) fn with_identity(
+        change: impl FnOnce(&mut EventHubConfig),
+        answer: impl Fn(&HttpRequest) -> Result<HttpResponse, HttpError> + Send + Sync + 'static,
+        identity: Option<FhirDestination>,
+    ) -> Bench {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(key.path(), "secret").unwrap();
         let mut config: EventHubConfig = serde_json::from_value(serde_json::json!({
@@ -64,8 +73,9 @@ impl Bench {
         }))
         .unwrap();
         config.auth = AuthConfig::Sas {
-            key_name: "gateway".to_owned(),
-            key: SecretRef::File(key.path().to_owned()),
+            token: None,
+            key_name: Some("gateway".to_owned()),
+            key: Some(SecretRef::File(key.path().to_owned())),
         };
         change(&mut config);
         let hub = Arc::new(Hub {
@@ -81,7 +91,8 @@ impl Bench {
             store: "s1".into(),
         };
         let destination =
-            EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http).unwrap();
+            EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http, identity)
+                .unwrap();
         Bench {
             destination,
             hub,
@@ -94,7 +105,7 @@ impl Bench {
         runtime.block_on(self.destination.deliver_messages(messages))
     }
 
-    fn seen(&self) -> Vec<HttpRequest> {
+    pub(super) fn seen(&self) -> Vec<HttpRequest> {
         std::mem::take(&mut *self.hub.seen.lock().unwrap())
     }
 }
@@ -324,7 +335,7 @@ fn a_throttled_hub_says_how_long_and_a_wrong_clock_is_no_alarm() {
     }
     crate::clock::simulate(stamp().wall, async {
         crate::clock::simulate_trust(false);
-        let mut bench = Bench::new(|_| {}, |_| response(401));
+        let bench = Bench::new(|_| {}, |_| response(401));
         let delivery = bench.destination.deliver_messages(numbered(1)).await;
         assert_eq!(
             (delivery.fates, delivery.link),
@@ -353,6 +364,140 @@ fn with_the_device_as_partition_key_every_device_keeps_its_order() {
             .headers
             .contains(&("brokerproperties", "{\"PartitionKey\":\"b\"}".to_owned()))
     );
+}
+
+/// Answers after a pause; notes how many were open, of each key and of all.
+struct Slow(Mutex<(HashMap<String, usize>, usize, usize, usize)>);
+
+impl HttpClient for Slow {
+    fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let key = request
+            .headers
+            .iter()
+            .find(|(name, _)| *name == "brokerproperties");
+        let key = key.map(|(_, value)| value.clone()).unwrap_or_default();
+        {
+            let mut open = self.0.lock().unwrap();
+            let of_key = open.0.entry(key.clone()).or_default();
+            *of_key += 1;
+            open.2 = open.2.max(open.0[&key]);
+            open.1 += 1;
+            open.3 = open.3.max(open.1);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut open = self.0.lock().unwrap();
+        open.1 -= 1;
+        *open.0.get_mut(&key).unwrap() -= 1;
+        response(201)
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "threads that wait in real time")]
+fn several_devices_are_sent_at_the_same_time_and_each_has_one_request_in_flight() {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), "secret").unwrap();
+    let mut config: EventHubConfig = serde_json::from_value(serde_json::json!({
+        "namespace": "ward.servicebus.windows.net", "hub": "devicedata", "partition_key": "device",
+        "max_batch_bytes": 3000
+    }))
+    .unwrap();
+    config.auth = AuthConfig::Sas {
+        token: None,
+        key_name: Some("gateway".to_owned()),
+        key: Some(SecretRef::File(key.path().to_owned())),
+    };
+    let slow = Arc::new(Slow(Mutex::default()));
+    let http = Http {
+        client: Arc::clone(&slow) as Arc<dyn HttpClient>,
+        ..http_of("test", &config).unwrap()
+    };
+    let origin = Origin {
+        gateway: "bed-12".into(),
+        store: "s1".into(),
+    };
+    let hub =
+        EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http, None).unwrap();
+    let messages: Vec<RawMessage> = (0..60)
+        .map(|n| message(n, &[b'x'; 200], ["a", "b", "c", "d", "e", "f"][n as usize % 6]))
+        .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let delivery = runtime.block_on(hub.deliver_messages(messages));
+    assert_eq!(delivery.fates, vec![Fate::Delivered; 60]);
+    let open = slow.0.lock().unwrap();
+    assert_eq!((open.2, open.3), (1, KEYS_AT_ONCE), "of one key, of all");
+}
+
+#[test]
+fn a_device_that_cannot_be_reached_leaves_what_other_devices_have_sent() {
+    let mut bench = Bench::new(
+        |config| config.partition_key = PartitionKey::Device,
+        |request| response(if bodies(request)[0] == "1" { 503 } else { 201 }),
+    );
+    let messages = (0..6)
+        .map(|n| message(n, n.to_string().as_bytes(), ["a", "b", "c"][n as usize % 3]))
+        .collect();
+    let delivery = bench.deliver(messages);
+    assert!(matches!(delivery.link, Link::Down { .. }));
+    assert_eq!(delivery.fates[0], Fate::Delivered);
+    assert_eq!([&delivery.fates[1], &delivery.fates[4]], [&Fate::Retry; 2]);
+}
+
+#[test]
+fn an_envelope_has_device_and_creation_time_and_the_body_as_it_came() {
+    let mut bench = Bench::new(|config| config.envelope = Envelope::IotHub, |_| response(201));
+    let mut own = message(2, b"{\"hr\": 7.50}", "d1");
+    let mut offset = message(3, b"78 bpm", "d1");
+    let mut untrusted = message(4, &[0xff, 0x00], "d1");
+    let time = |text: &str| vec![("iothub-creation-time-utc".to_owned(), text.to_owned())];
+    Arc::get_mut(&mut own.stored).unwrap().message.properties = time("2021-04-21T11:30:16Z");
+    Arc::get_mut(&mut offset.stored).unwrap().message.properties = time("2021-04-21T11:30:16-07:00");
+    Arc::get_mut(&mut untrusted.stored).unwrap().message.stamp.trusted = false;
+    bench.deliver(vec![message(1, b"{\"hr\": 7.50}", "d1"), own, offset, untrusted]);
+    let system = "\"SystemProperties\":{\"iothub-connection-device-id\":\"d1\",\"iothub-enqueuedtime\":\"2026-09-21T14:13:20Z\"}}";
+    let here = "\"iothub-creation-time-utc\":\"2026-09-21T14:13:20Z\"";
+    let topic = "\"topic\":\"wearables/x/telemetry\"";
+    let expected = [
+        format!("{{\"Body\":{{\"hr\": 7.50}},\"Properties\":{{\"unit\":\"/min\",{topic},{here}}},{system}"),
+        format!(
+            "{{\"Body\":{{\"hr\": 7.50}},\"Properties\":{{\"iothub-creation-time-utc\":\"2021-04-21T11:30:16Z\",{topic}}},{system}"
+        ),
+        format!("{{\"Body\":\"78 bpm\",\"Properties\":{{{topic},{here}}},{system}"),
+        format!(
+            "{{\"Body\":\"/wA=\",\"Properties\":{{\"unit\":\"/min\",{topic}}},\"SystemProperties\":{{\"iothub-connection-device-id\":\"d1\"}}}}"
+        ),
+    ];
+    assert_eq!(bodies(&bench.seen()[0]), expected);
+}
+
+#[test]
+fn a_ready_made_token_is_sent_as_it_is_and_a_new_one_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let token = |number: u32| format!("SharedAccessSignature sr=x&sig=y{number}&se=1900000000&skn=z");
+    std::fs::write(file.path(), token(1) + "\n").unwrap();
+    let value = SecretRef::File(file.path().to_owned());
+    let mut bench = Bench::new(
+        |config| {
+            config.auth = AuthConfig::Sas {
+                key_name: None,
+                key: None,
+                token: Some(value),
+            }
+        },
+        |_| response(201),
+    );
+    for number in [1, 2] {
+        std::fs::write(file.path(), token(number)).unwrap();
+        assert_eq!(bench.deliver(numbered(1)).link, Link::Up);
+        assert_eq!(bench.seen()[0].authorization, Some(token(number)));
+    }
+    std::fs::write(file.path(), "secret-key").unwrap();
+    match bench.deliver(numbered(1)).link {
+        Link::Down { error, .. } => {
+            assert!(error.text.contains("the ready-made token is none") && !error.text.contains("secret-key"))
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -414,7 +559,7 @@ fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_th
     };
     let groups = vec![group("a", &[(1, 0), (4, 1)]), group("b", &[(2, 0), (4, 0)])];
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let delivery = runtime.block_on(bench.destination.deliver(groups));
+    let delivery = runtime.block_on(bench.destination.deliver(groups, &HashMap::new()));
     assert_eq!(delivery.fates, vec![vec![Fate::Delivered; 2]; 2]);
     assert_eq!(delivery.written, 4);
     let elements = elements(&bench.seen()[0]);
@@ -491,7 +636,7 @@ fn a_ready_made_token_that_is_over_is_not_sent_and_named_unless_the_clock_is_to_
             std::fs::write(file.path(), text).unwrap();
             let value = SecretRef::File(file.path().to_owned());
             let change = |config: &mut EventHubConfig| config.auth = AuthConfig::ConnectionString { value };
-            let mut bench = Bench::new(change, |_| response(201));
+            let bench = Bench::new(change, |_| response(201));
             let delivery = bench.destination.deliver_messages(numbered(1)).await;
             match delivery.link {
                 Link::Down { error, .. } => assert!(trusted && error.text.contains(expected), "{}", error.text),
@@ -521,7 +666,7 @@ fn a_refused_token_blames_the_clock_only_when_it_differs_from_that_of_the_hub() 
                     .collect(),
                 body: Payload::default(),
             };
-            let mut bench = Bench::new(|_| {}, move |_| Ok(refusal.clone()));
+            let bench = Bench::new(|_| {}, move |_| Ok(refusal.clone()));
             match bench.destination.deliver_messages(numbered(1)).await.link {
                 Link::Down { error, .. } => {
                     assert!(error.text.contains(expected), "{date:?}: {}", error.text)

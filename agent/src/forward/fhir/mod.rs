@@ -18,13 +18,20 @@ use super::{Delivery, Fate, Group, Link};
 use crate::associations::Ticks;
 use crate::config::{ClockTrust, FhirConfig, IdentityConfig};
 use crate::telemetry::errors::ErrorRecord;
-use identity::{Named, Resolved, Resolver};
+use identity::Resolver;
 use iomt_mapping::fhir::IdentityForm;
-use items::{Identities, give_fates, items_of};
-use save::{Item, Saver};
-use server::{Down, Server};
+use save::Saver;
+use server::Server;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+// Observations as events are made of the same parts.
+pub(super) use identity::{Named, Resolved};
+pub(super) use items::{Identities, give_fates, items_of};
+pub(super) use recent::{Recent, Stored};
+pub(super) use save::{Item, Outcome};
+pub(super) use sent_memory::expires as sent_until;
+pub(super) use server::Down;
 
 /// What earlier deliveries have left in the store for later readings of the same period.
 pub trait SentPeriods {
@@ -139,10 +146,10 @@ impl Identities for OnServer<'_> {
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
-mod double;
+pub(super) mod double;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 #[cfg(test)]
 mod vectors;

@@ -80,6 +80,11 @@ impl Item {
         self.mapping.template(&self.type_name)
     }
 
+    /// What identifies it.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The same readings as another Observation (rules D19 and D25).
     #[must_use]
     pub fn moved(mut self, id_segment: IdSegment) -> Item {

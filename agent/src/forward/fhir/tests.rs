@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const NOON: i64 = 17_900_352_000_000_000;
 
-pub(super) fn pack(fhir: &Value) -> Arc<Pack> {
+pub(in crate::forward) fn pack(fhir: &Value) -> Arc<Pack> {
     let text = PackText {
         name: "wearable".to_owned(),
         device: r#"{"templateType": "CollectionContent", "template": []}"#.to_owned(),
@@ -23,18 +23,18 @@ pub(super) fn pack(fhir: &Value) -> Arc<Pack> {
     Arc::new(pack.unwrap_or_else(|| panic!("{findings:?}")))
 }
 
-pub(super) fn template(type_name: &str, period: i32, value: Value) -> Value {
+pub(in crate::forward) fn template(type_name: &str, period: i32, value: Value) -> Value {
     json!({"templateType": "CodeValueFhir", "template": {
         "typeName": type_name, "periodInterval": period,
         "codes": [{"code": type_name, "system": "http://loinc.org"}], "value": value}})
 }
 
-pub(super) fn quantity(name: &str) -> Value {
+pub(in crate::forward) fn quantity(name: &str) -> Value {
     json!({"valueType": "Quantity", "valueName": name, "unit": "/min"})
 }
 
 /// Types: `hr` (one instant), `hourly` (SampledData), `bp` (two values in one instant).
-pub(super) fn standard() -> Arc<Pack> {
+pub(in crate::forward) fn standard() -> Arc<Pack> {
     let mut bp = template("bp", 0, Value::Null);
     bp["template"].as_object_mut().unwrap().remove("value");
     bp["template"]["components"] = json!([
@@ -46,20 +46,26 @@ pub(super) fn standard() -> Arc<Pack> {
         template("hr", 0, quantity("hr")), template("hourly", 60, sampled), bp]}))
 }
 
-pub(super) fn device(identifier: &str, patient: &str) -> Value {
+pub(in crate::forward) fn device(identifier: &str, patient: &str) -> Value {
     json!({"resourceType": "Device", "id": format!("device-{identifier}"),
         "identifier": [{"value": identifier}], "patient": {"reference": format!("Patient/{patient}")}})
 }
 
 /// (minute after noon, value name, text), by position.
-pub(super) type Values<'a> = &'a [(i64, &'a str, &'a str)];
+pub(in crate::forward) type Values<'a> = &'a [(i64, &'a str, &'a str)];
 
-pub(super) fn group(pack: &Arc<Pack>, device: &str, type_name: &str, first: u64, values: Values) -> Group {
+pub(in crate::forward) fn group(
+    pack: &Arc<Pack>,
+    device: &str,
+    type_name: &str,
+    first: u64,
+    values: Values,
+) -> Group {
     named_group(pack, [Some(device), None, None], type_name, first, values)
 }
 
 /// `[device, patient, encounter]` as the message names them.
-pub(super) fn named_group(
+pub(in crate::forward) fn named_group(
     pack: &Arc<Pack>,
     [device, patient, encounter]: [Option<&str>; 3],
     type_name: &str,
@@ -106,18 +112,18 @@ pub(super) fn named_group(
     }
 }
 
-pub(super) fn destination(http: &Http, more: &str) -> FhirDestination {
+pub(in crate::forward) fn destination(http: &Http, more: &str) -> FhirDestination {
     let config: FhirConfig = toml::from_str(&format!("url = \"{BASE}\"\n{more}")).unwrap();
     FhirDestination::new(&config, ClockTrust::Ntp, http.clone(), http.clone()).unwrap()
 }
 
-pub(super) fn simulate<T>(future: impl Future<Output = T>) -> T {
+pub(in crate::forward) fn simulate<T>(future: impl Future<Output = T>) -> T {
     clock::simulate(Timestamp::from_ticks(NOON).unwrap(), future)
         .unwrap()
         .0
 }
 
-pub(super) fn none() -> HashMap<String, Vec<u8>> {
+pub(in crate::forward) fn none() -> HashMap<String, Vec<u8>> {
     HashMap::new()
 }
 

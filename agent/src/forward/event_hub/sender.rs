@@ -1,0 +1,347 @@
+//! Sends events over REST: one publication in flight per partition key, several keys at a time.
+
+use super::answer::{self, Verdict};
+use super::batch::{self, PublicationSize};
+use super::event::Event;
+use super::sas;
+use crate::config::{ClockTrust, PartitionKey};
+use crate::forward::auth::Authorizer;
+use crate::forward::http::{Http, HttpRequest, HttpResponse, Method};
+use crate::forward::{Fate, Link};
+use crate::telemetry::errors::ErrorRecord;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::Mutex;
+
+/// Attempts after which an event that the hub refuses alone is given up, even if the hub takes nothing else either.
+const ATTEMPTS: u8 = 3;
+
+/// So many events refused one after the other mean that something else is wrong than the events.
+const SUSPICIOUS: u8 = 3;
+
+/// Partition keys that are sent at the same time.
+pub(super) const KEYS_AT_ONCE: usize = 4;
+
+/// How requests prove who we are.
+pub(super) enum Auth {
+    Sas(sas::Tokens),
+    Other(Box<Authorizer>),
+}
+
+/// What is learned while sending.
+struct State {
+    /// Where events are cut into publications.
+    size: PublicationSize,
+    refused_in_a_row: u8,
+    has_taken: bool,
+    /// Attempts of events that were refused alone while the hub took nothing.
+    attempts: HashMap<String, u8>,
+}
+
+/// Sends events to one hub.
+pub(super) struct Sender {
+    url: String,
+    http: Http,
+    auth: Mutex<Auth>,
+    trust: ClockTrust,
+    gateway: Arc<str>,
+    partition_key: PartitionKey,
+    /// The address names the partition key.
+    is_publisher: bool,
+    warned_of_expiry: Cell<bool>,
+    /// Largest publication in bytes, as configured.
+    limit: usize,
+    state: RefCell<State>,
+}
+
+/// Where events go, and how they are cut.
+pub(super) struct Target {
+    /// Address of the hub or publisher.
+    pub url: String,
+    /// Key of events without a device, and of all when the gateway is the key.
+    pub gateway: Arc<str>,
+    /// What becomes the partition key.
+    pub partition_key: PartitionKey,
+    /// The address names the partition key.
+    pub is_publisher: bool,
+    /// Largest publication in bytes.
+    pub limit: usize,
+}
+
+impl Sender {
+    pub fn new(target: Target, http: Http, auth: Auth, trust: ClockTrust) -> Sender {
+        Sender {
+            url: target.url,
+            http,
+            auth: Mutex::new(auth),
+            trust,
+            gateway: target.gateway,
+            partition_key: target.partition_key,
+            is_publisher: target.is_publisher,
+            warned_of_expiry: Cell::new(false),
+            limit: target.limit,
+            state: RefCell::new(State {
+                size: PublicationSize::new(target.limit),
+                refused_in_a_row: 0,
+                has_taken: false,
+                attempts: HashMap::new(),
+            }),
+        }
+    }
+
+    /// Sends events, in order for each partition key; one fate each.
+    pub async fn send(&self, events: Vec<Result<Event, ErrorRecord>>) -> (Vec<Fate>, Link) {
+        let mut fates: Vec<Fate> = events
+            .iter()
+            .map(|event| match event {
+                Err(error) => Fate::Dead(error.clone()),
+                Ok(event) if !batch::fits_alone(event, self.limit) => {
+                    Fate::Dead(answer::too_large(event, Some(self.limit)))
+                }
+                Ok(_) => Fate::Retry,
+            })
+            .collect();
+        let empty = Event {
+            id: String::new(),
+            device: None,
+            element: Vec::new(),
+        };
+        let events: Vec<Event> = events
+            .into_iter()
+            .map(|event| event.unwrap_or_else(|_| empty.clone()))
+            .collect();
+        let waiting: Vec<usize> = fates
+            .iter()
+            .enumerate()
+            .filter(|(_, fate)| **fate == Fate::Retry)
+            .map(|(index, _)| index)
+            .collect();
+        // The first trouble of the link stops all keys.
+        let down: RefCell<Option<Link>> = RefCell::default();
+        let keys = self.by_partition_key(&events, waiting);
+        let keys = keys
+            .into_iter()
+            .map(|(key, indexes)| self.send_key(key, &events, indexes, &down));
+        for (index, fate) in several(keys).await.into_iter().flatten() {
+            if let Some(place) = fates.get_mut(index) {
+                *place = fate;
+            }
+        }
+        (fates, down.into_inner().unwrap_or(Link::Up))
+    }
+
+    /// Sends the events of one partition key, one publication after the other; fates of those that have one now.
+    async fn send_key(
+        &self,
+        key: Arc<str>,
+        events: &[Event],
+        indexes: Vec<usize>,
+        down: &RefCell<Option<Link>>,
+    ) -> Vec<(usize, Fate)> {
+        let mut fates: Vec<(usize, Fate)> = Vec::new();
+        let mut set =
+            |run: &[usize], fate: &Fate| fates.extend(run.iter().map(|index| (*index, fate.clone())));
+        let cut = |indexes: &[usize]| -> Vec<Vec<usize>> {
+            let mut runs = batch::cut(events, indexes, self.state.borrow().size.cut_at());
+            runs.reverse();
+            runs
+        };
+        let stop = |link: Link| {
+            down.borrow_mut().get_or_insert(link);
+        };
+        let mut runs = cut(&indexes);
+        while let Some(run) = runs.pop() {
+            if down.borrow().is_some() {
+                break;
+            }
+            let body = batch::body(events, &run);
+            let size = body.len();
+            match self.publish(&key, body).await {
+                Verdict::Taken => {
+                    let mut state = self.state.borrow_mut();
+                    (state.has_taken, state.refused_in_a_row) = (true, 0);
+                    state.size.taken(size);
+                    state.attempts.clear();
+                    set(&run, &Fate::Delivered);
+                }
+                Verdict::Broken(link) => {
+                    self.state.borrow_mut().size.broken(size);
+                    stop(link);
+                }
+                Verdict::Down(link) => stop(link),
+                Verdict::TooLarge if run.len() > 1 => {
+                    self.state.borrow_mut().size.refused(size);
+                    let left: Vec<usize> = run.into_iter().chain(runs.into_iter().rev().flatten()).collect();
+                    runs = cut(&left);
+                }
+                Verdict::Refused(_) if run.len() > 1 => {
+                    let (first, second) = run.split_at(run.len() / 2);
+                    runs.push(second.to_vec());
+                    runs.push(first.to_vec());
+                }
+                Verdict::TooLarge => {
+                    if let Some(event) = run.first().and_then(|index| events.get(*index)) {
+                        set(&run, &Fate::Dead(answer::too_large(event, None)));
+                    }
+                }
+                Verdict::Refused(error) => {
+                    let id = run
+                        .first()
+                        .and_then(|index| events.get(*index))
+                        .map(|event| event.id.clone());
+                    if self.state.borrow_mut().gives_up(&id.unwrap_or_default()) {
+                        set(&run, &Fate::Dead(error));
+                    } else {
+                        stop(Link::Down {
+                            error,
+                            retry_after: None,
+                        });
+                    }
+                }
+            }
+        }
+        fates
+    }
+
+    /// Indexes of events by partition key, in order of their first event.
+    fn by_partition_key(&self, events: &[Event], indexes: Vec<usize>) -> Vec<(Arc<str>, Vec<usize>)> {
+        if self.partition_key == PartitionKey::Gateway {
+            return vec![(Arc::clone(&self.gateway), indexes)];
+        }
+        let mut keys: Vec<(Arc<str>, Vec<usize>)> = Vec::new();
+        let mut places: HashMap<Arc<str>, usize> = HashMap::new();
+        for index in indexes {
+            let device = events.get(index).and_then(|event| event.device.clone());
+            // A message without a device has the order of its gateway.
+            let key = device.unwrap_or_else(|| Arc::clone(&self.gateway));
+            let place = *places.entry(Arc::clone(&key)).or_insert(keys.len());
+            match keys.get_mut(place) {
+                Some((_, of_key)) => of_key.push(index),
+                None => keys.push((key, vec![index])),
+            }
+        }
+        keys
+    }
+
+    /// Sends one publication; after a 401 once more with a new token.
+    async fn publish(&self, key: &str, body: Vec<u8>) -> Verdict {
+        let mut request = HttpRequest::with_body(Method::Post, &self.url, body)
+            .header("content-type", "application/vnd.microsoft.servicebus.json")
+            // The hub must not repeat a publication behind our back: repeats are ours, with the same ids.
+            .header("x-ms-retrypolicy", "NoRetry");
+        if !self.is_publisher {
+            let key = serde_json::json!({ "PartitionKey": key }).to_string();
+            request = request.header("brokerproperties", key);
+        }
+        let (mut response, used) = match self.request(request.clone()).await {
+            Ok(answered) => answered,
+            Err(verdict) => return verdict,
+        };
+        if response.status == 401 && self.renew(used.as_deref()).await {
+            response = match self.request(request).await {
+                Ok((response, _)) => response,
+                Err(verdict) => return verdict,
+            };
+        }
+        answer::of_response(&response, self.trust)
+    }
+
+    /// Sends a request; the answer, and the authorization that it had.
+    async fn request(&self, mut request: HttpRequest) -> Result<(HttpResponse, Option<String>), Verdict> {
+        let request = match &mut *self.auth.lock().await {
+            Auth::Sas(tokens) => {
+                let header = tokens.header().map_err(|text| answer::no_credential(&text))?;
+                match sas::seconds_left(&header) {
+                    Some(..=0) => return Err(answer::expired(self.trust)),
+                    Some(left @ ..=sas::EXPIRES_SOON)
+                        if tokens.ready_made && !self.warned_of_expiry.get() =>
+                    {
+                        self.warned_of_expiry.set(true);
+                        tracing::warn!(
+                            "the shared access signature for {} expires in {} hours: put a new one in its place",
+                            self.gateway,
+                            left / 3600
+                        );
+                    }
+                    _ => {}
+                }
+                request.authorization = Some(header);
+                request
+            }
+            Auth::Other(authorizer) => authorizer
+                .authorize(request)
+                .await
+                .map_err(|error| answer::of_auth(&error, self.trust))?,
+        };
+        let used = request.authorization.clone();
+        let sent = self.http.send(request).await;
+        sent.map(|response| (response, used))
+            .map_err(|error| answer::of_http(&error, self.trust))
+    }
+
+    /// After a 401 with `used`: whether there is another authorization now. Of several keys only the first renews it.
+    async fn renew(&self, used: Option<&str>) -> bool {
+        match &mut *self.auth.lock().await {
+            Auth::Sas(tokens) => match tokens.header() {
+                Ok(now) if Some(now.as_str()) != used => true,
+                _ => tokens.renew(),
+            },
+            Auth::Other(authorizer) => {
+                let now = authorizer.authorize(HttpRequest::get(&*self.url)).await.ok();
+                match now.and_then(|request| request.authorization) {
+                    Some(now) if Some(now.as_str()) != used => true,
+                    _ => authorizer.renew().await,
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether an event that was refused alone is given up (invariant 3).
+    fn gives_up(&mut self, id: &str) -> bool {
+        let attempts = self.attempts.entry(id.to_owned()).or_default();
+        *attempts = attempts.saturating_add(1);
+        let hub_is_well = self.has_taken && self.refused_in_a_row < SUSPICIOUS;
+        let gives_up = hub_is_well || *attempts >= ATTEMPTS;
+        if gives_up {
+            self.attempts.remove(id);
+            self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        }
+        gives_up
+    }
+}
+
+/// Runs futures to their end, at most [`KEYS_AT_ONCE`] at a time, started in order.
+async fn several<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: VecDeque<F> = futures.collect();
+    let mut running: Vec<Pin<Box<F>>> = Vec::new();
+    let mut done = Vec::new();
+    std::future::poll_fn(move |context| {
+        loop {
+            while running.len() < KEYS_AT_ONCE
+                && let Some(next) = waiting.pop_front()
+            {
+                running.push(Box::pin(next));
+            }
+            let before = running.len();
+            running.retain_mut(|one| match one.as_mut().poll(context) {
+                Poll::Ready(result) => {
+                    done.push(result);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if running.is_empty() && waiting.is_empty() {
+                return Poll::Ready(std::mem::take(&mut done));
+            }
+            if running.len() == before {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}
