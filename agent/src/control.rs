@@ -3,6 +3,7 @@
 //! the credentials of the peer.
 
 use crate::dead_letters::LetterQuestion;
+use crate::associations::Command;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,6 +20,13 @@ pub enum Question {
     Metrics,
     /// Dead letters.
     DeadLetters(LetterQuestion),
+    /// The entries of the operator, and whose each device is now.
+    Associations,
+    /// An entry of the operator about a device.
+    Associate {
+        /// What is entered.
+        entry: Command,
+    },
 }
 
 /// A question with the way back for its answer.

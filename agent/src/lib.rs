@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod dead_letters;
+pub mod corrections;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod forward;

@@ -1,9 +1,11 @@
 //! What the loops share: the store, the outbox in memory, the messages committed last, the packs. One thread owns it; the
 //! loops are tasks of that thread, so a borrow never lives across an await.
 
+use crate::associations::Book;
 use crate::bounds::Bounds;
 use crate::clock;
 use crate::config::ClockTrust;
+use crate::corrections::Corrections;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::normalize::Normalized;
 use crate::packs::PackSet;
@@ -165,6 +167,10 @@ pub struct Pipeline {
     pub recent: RefCell<Recent>,
     /// Packs.
     pub packs: RefCell<PackBook>,
+    /// Who had which device, for all destinations.
+    pub associations: Rc<RefCell<Book>>,
+    /// What an association that came afterwards makes wrong.
+    pub corrections: RefCell<Corrections>,
     /// What dates messages of an untrusted clock.
     pub dating: RefCell<Vec<Dating>>,
     /// Position of the next message.
@@ -302,6 +308,33 @@ impl Pipeline {
             let _ = entry.normalized.set(Rc::clone(&result));
         }
         Ok(result)
+    }
+
+    /// Takes what the servers showed of devices into the next commit: sightings, what they change about the past, and
+    /// readings that waited for it.
+    pub fn note_associations(&self) {
+        let unwritten = self.associations.borrow_mut().take_unwritten();
+        let mut outbox = self.outbox.borrow_mut();
+        outbox.remember_sightings(unwritten.records);
+        if !unwritten.corrections.is_empty() {
+            let mut corrections = self.corrections.borrow_mut();
+            for correction in corrections.number(unwritten.corrections, self.trusted_now()) {
+                corrections.take(correction.clone());
+                outbox.remember_correction(correction);
+            }
+        }
+        let now_us = clock::monotonic_us();
+        for device in &unwritten.moved {
+            outbox.wake_device(device, now_us);
+        }
+        if !unwritten.moved.is_empty() {
+            self.normalized.notify_waiters();
+        }
+    }
+
+    /// The wall time in ticks of 100 ns, while it can be trusted.
+    pub fn trusted_now(&self) -> Option<i64> {
+        clock::is_trusted(self.trust).then(|| clock::wall().ticks())
     }
 
     /// Notes that a loop is alive.

@@ -5,15 +5,18 @@
 //! worker seam. What is outside (threads, sockets, serial ports) comes through [`Surroundings`], so that a simulation runs
 //! the same wiring with doubles.
 
+mod association;
 mod report;
 mod surroundings;
 mod upkeep;
 
+pub use association::{associate_in_store, associations_in_store};
 pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
 
 use crate::bounds::{self, Bounds};
 use crate::config::{ClockTrust, Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
 use crate::control::{self, Inquiry};
+use crate::corrections::Corrections;
 use crate::forward::event_hub::EventHubDestination;
 use crate::forward::fhir::{FhirDestination, SentPeriods};
 use crate::forward::follow::{Messages, forward_messages};
@@ -116,9 +119,12 @@ pub async fn run(
     }
     let last_good = store.last_good_packs()?;
     store.set_limit(config.store.max_bytes.0)?;
+    let (book, corrections) = (store.association_book()?, store.corrections()?);
     let store = StoreHandle::new(store, worker);
 
     let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
+    *pipeline.associations.borrow_mut() = book;
+    *pipeline.corrections.borrow_mut() = Corrections::restore(corrections);
     let agent = Rc::new(Agent {
         sources: source_ids
             .iter()
@@ -162,6 +168,8 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         outbox: RefCell::new(Outbox::restore(recovered, destinations, clock::monotonic_us())),
         recent: RefCell::new(Recent::default()),
         packs: RefCell::new(PackBook::restore(&recovered.revisions)),
+        associations: Rc::default(),
+        corrections: RefCell::default(),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),
@@ -417,8 +425,9 @@ fn start_forwarding(
                     pipeline: Rc::clone(&agent.pipeline),
                     destination: entry.handle.id,
                 };
-                let destination = FhirDestination::new(fhir, trust, http, direct)
+                let mut destination = FhirDestination::new(fhir, trust, http, direct)
                     .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
+                destination.share_associations(Rc::clone(&agent.pipeline.associations), entry.handle.id);
                 loops.push(spawn_local(forward_readings(
                     context,
                     FhirReadings { destination, memory },
@@ -456,7 +465,9 @@ struct FhirReadings {
 
 impl Readings for FhirReadings {
     async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
-        self.destination.deliver(groups, &self.memory).await
+        let delivery = self.destination.deliver(groups, &self.memory).await;
+        self.memory.pipeline.note_associations();
+        delivery
     }
 }
 

@@ -23,6 +23,11 @@ pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inqui
             Question::Status => serde_json::to_string(&agent.status().await).unwrap_or_default(),
             Question::Metrics => metrics::render(&agent.status().await),
             Question::DeadLetters(question) => agent.dead_letters(&question).await,
+            Question::Associations => agent.associations().to_string(),
+            Question::Associate { entry } => match agent.associate(&entry).await {
+                Ok(done) => done.to_string(),
+                Err(error) => serde_json::json!({ "error": error }).to_string(),
+            },
         };
         // Who asked may have gone.
         let _ = answer.send(text);

@@ -1,14 +1,16 @@
 //! All entries and records in memory, and what of them the store does not have yet.
 
 use super::{Answer, Change, Entry, Record, Seen, Statement, Ticks, Version, Who, at, changes};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// How much newer than on the disk the last look at an unchanged link may be: a minute.
-const LOOK_UNWRITTEN: Ticks = 60 * 10_000_000;
+/// How much newer than on the disk the last look at an unchanged link may be: ten minutes, to spare the flash.
+const LOOK_UNWRITTEN: Ticks = 600 * 10_000_000;
 
 /// What an operator wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// The device is or was with a patient.
     Set {
@@ -94,6 +96,11 @@ impl Book {
     /// The entries of a device.
     pub fn entries(&self, device: &str) -> &[Entry] {
         self.entries.get(device).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an entry says something about a device at an instant.
+    pub fn is_entered(&self, device: &str, instant: Ticks) -> bool {
+        self.entries(device).iter().any(|entry| entry.covers(instant))
     }
 
     /// All entries, by device.
@@ -223,6 +230,7 @@ impl Book {
             until,
             &|instant| at(entries, Some(old), &id_of, instant),
             &|instant| at(entries, Some(new), &id_of, instant),
+            false,
         )
     }
 
@@ -299,6 +307,7 @@ impl Book {
                 now.unwrap_or(Ticks::MAX),
                 &|instant| at(old, record, &id_of, instant),
                 &|instant| at(&new, record, &id_of, instant),
+                true,
             );
             corrections.extend(found.into_iter().map(|change| (*destination, change)));
         }

@@ -12,8 +12,8 @@ pub struct Change {
     pub from: Option<Ticks>,
     /// The instant at which it ends; none without limit.
     pub to: Option<Ticks>,
-    /// To whom readings of that time went.
-    pub before: Who,
+    /// To whom readings of that time went; none where that is not known.
+    pub before: Option<Who>,
     /// Whose they are; none when they wait.
     pub after: Option<Who>,
 }
@@ -31,13 +31,15 @@ fn of(answer: Answer) -> Of {
 
 /// The stretches, among times up to `until`, in which `before` gave a patient and `after` gives another or none, or
 /// another encounter. `instants` are all instants at which either may change its answer. The last stretch is open when it
-/// reaches `until`. Where `before` gave nobody, nothing was sent, and nothing is to be corrected.
+/// reaches `until`. With `of_nobody` also those in which `before` gave nobody: then nothing was sent by it, but the
+/// message may have named a patient, or a store that is gone knew one.
 pub fn changes(
     device: &Arc<str>,
     mut instants: Vec<Ticks>,
     until: Ticks,
     before: &dyn Fn(Ticks) -> Answer,
     after: &dyn Fn(Ticks) -> Answer,
+    of_nobody: bool,
 ) -> Vec<Change> {
     instants.retain(|instant| *instant > Ticks::MIN && *instant <= until);
     instants.push(Ticks::MIN);
@@ -54,15 +56,13 @@ pub fn changes(
     }
     let differing = found
         .into_iter()
-        .filter(|(_, _, was, is)| was.is_some() && was != is);
-    let change = differing.filter_map(|(from, to, was, is)| {
-        Some(Change {
-            device: Arc::clone(device),
-            from: (from > Ticks::MIN).then_some(from),
-            to,
-            before: was?.0,
-            after: is.map(|(patient, _)| patient),
-        })
+        .filter(|(_, _, was, is)| (of_nobody || was.is_some()) && was != is);
+    let change = differing.map(|(from, to, was, is)| Change {
+        device: Arc::clone(device),
+        from: (from > Ticks::MIN).then_some(from),
+        to,
+        before: was.map(|(patient, _)| patient),
+        after: is.map(|(patient, _)| patient),
     });
     change.collect()
 }

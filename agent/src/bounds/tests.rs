@@ -66,6 +66,8 @@ fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
         outbox: RefCell::new(Outbox::restore(&recovered, destinations, 0)),
         recent: RefCell::new(Recent::default()),
         packs: RefCell::new(book),
+        associations: Rc::default(),
+        corrections: RefCell::default(),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),

@@ -1,6 +1,7 @@
 //! The command line: one file per sub-command. Arguments are parsed here; a sub-command does its work in `run` and says
 //! with its exit code whether all is well: 0 yes, 1 no, 2 wrong arguments.
 
+pub mod association;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -55,6 +56,7 @@ pub struct Cli {
 enum Command {
     Run(run::Run),
     Status(status::Status),
+    Association(association::Association),
     Check(check::Check),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
@@ -83,6 +85,7 @@ impl Cli {
         match &self.command {
             Command::Run(run) => run.run().map(|()| ExitCode::SUCCESS),
             Command::Status(status) => status.run(),
+            Command::Association(association) => association.run(),
             Command::Check(check) => check.run(),
             Command::Map(map) => map.run(),
             Command::Mappings(mappings) => mappings.run(),

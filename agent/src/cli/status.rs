@@ -66,7 +66,7 @@ impl Status {
 }
 
 /// The service's socket is below /run; one started by hand has it in its store.
-fn find_socket(config: &config::Config) -> PathBuf {
+pub(super) fn find_socket(config: &config::Config) -> PathBuf {
     let service = PathBuf::from("/run/bedside-agent/control.sock");
     let own = socket_path(&store_folder(config));
     if own.exists() || !service.exists() {

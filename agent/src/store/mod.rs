@@ -47,6 +47,7 @@
 //! window of 20, ext4 on a loop device: 5.7, and 5.4 without the file system's own commits every 5 seconds. The creation
 //! and the growing log are in it (`flash-bench --rate 20 --window 20 --seconds 300 [--file-system-commit 0]`).
 
+pub mod associations;
 pub mod bounds;
 mod check;
 pub mod codec;

@@ -55,7 +55,21 @@ impl Store {
         Ok(())
     }
 
+    /// Opens the store for a command while the service is down: no start is noted, and a damaged file stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while the service runs, [`StoreError::Newer`], or a file that cannot be used.
+    pub fn open_for_command(folder: &Path) -> Result<Store, StoreError> {
+        Store::open_unread(&folder.join("store.db"))
+    }
+
     fn open_file(file: &Path) -> Result<(Store, Recovered), StoreError> {
+        let mut store = Store::open_unread(file)?;
+        let recovered = store.recover()?;
+        Ok((store, recovered))
+    }
+
+    fn open_unread(file: &Path) -> Result<Store, StoreError> {
         let mut connection = Connection::open(file)?;
         prepare(&connection).map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(file.to_owned()),
@@ -68,7 +82,7 @@ impl Store {
         let segments = read_segments(&connection)?;
         check_last_batches(&connection, &segments)?;
         let next_position = next_position(&connection, &segments)?;
-        let mut store = Store {
+        Ok(Store {
             connection,
             codec: Codec::new()?,
             segments,
@@ -76,9 +90,7 @@ impl Store {
             statistics: Statistics::default(),
             check: Check::default(),
             limits: super::Limits::default(),
-        };
-        let recovered = store.recover()?;
-        Ok((store, recovered))
+        })
     }
 
     /// Number of the source called `name`.

@@ -342,6 +342,20 @@ impl Outbox {
         }
     }
 
+    /// Makes the waiting rows of a device due at once: whose it is, or was, has changed.
+    pub fn wake_device(&mut self, device: &str, now_us: u64) {
+        let keys = &self.keys;
+        for pending in self.rows.values_mut().filter(|p| p.row.waiting.is_some()) {
+            if keys
+                .get(&pending.row.series)
+                .is_some_and(|key| &*key.device == device)
+            {
+                pending.due_us = pending.due_us.min(now_us);
+                pending.tries = 0;
+            }
+        }
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "the columns of a row, from one caller's split"
@@ -402,7 +416,10 @@ impl Outbox {
         let alike = self.rows.values().rev().find(|pending| {
             let row = &pending.row;
             (row.destination, row.series, row.period, row.revision) == (destination, series, period, revision)
-                && row.waiting.as_ref().is_some_and(|waits| waits.name == error.name)
+                && row
+                    .waiting
+                    .as_ref()
+                    .is_some_and(|waits| waits.is_same_cause(error))
                 && row.refs.as_ref().is_some_and(|refs| refs.len() < FULL_ROW)
                 && !in_pass.is_some_and(|ids| ids.contains(&row.id))
         });
@@ -522,7 +539,7 @@ impl Outbox {
             let Some(error) = &pending.row.waiting else {
                 continue;
             };
-            match causes.iter_mut().find(|(known, _)| known.name == error.name) {
+            match causes.iter_mut().find(|(known, _)| known.is_same_cause(error)) {
                 Some((_, count)) => *count += pending.row.count,
                 None => causes.push((error.clone(), pending.row.count)),
             }

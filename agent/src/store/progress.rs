@@ -1,6 +1,7 @@
 //! What the loops learn between two commits, and how it is written: cursors, counters, rows of the outbox, sent periods,
 //! dead letters, ledger lines. All of it is one transaction, together with the intake's batch where there is one.
 
+use super::associations::AssociationChanges;
 use super::codec::{Reader, put_bytes, put_difference, put_number};
 use crate::forward::{GroupKey, SentPeriod};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
@@ -166,6 +167,8 @@ pub struct Changes {
     pub unmatched: Vec<UnmatchedRun>,
     /// Runs that left, by first position.
     pub unmatched_gone: Vec<Position>,
+    /// What servers showed of devices, with corrections that are new or done.
+    pub associations: AssociationChanges,
 }
 
 /// A group key as bytes.
@@ -280,6 +283,7 @@ impl Changes {
                 .prepare_cached("DELETE FROM unmatched WHERE first = ?1")?
                 .execute([*first as i64])?;
         }
+        self.associations.write(transaction)?;
         for (id, letter) in &self.dead_letters {
             super::letters::write(transaction, codec, *id, letter, wall)?;
         }

@@ -56,6 +56,11 @@ const MIGRATIONS: &[&str] = &[
     -- would not understand.
     ALTER TABLE dead_letter ADD COLUMN counted TEXT;
     ",
+    "
+    -- What a server showed of a device: its link over time, and statements of its use.
+    CREATE TABLE sighting (destination INTEGER NOT NULL, device TEXT NOT NULL, record TEXT NOT NULL,
+        PRIMARY KEY (destination, device)) WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the schema to the newest version.

@@ -159,6 +159,17 @@ const KNOWN: &[Known] = &[
 ];
 
 impl ErrorRecord {
+    /// Whether two readings wait for the same: the same name and the same beginning of the text, which says what for.
+    pub fn is_same_cause(&self, other: &ErrorRecord) -> bool {
+        const BEGINNING: usize = 40;
+        self.name == other.name
+            && self
+                .text
+                .chars()
+                .take(BEGINNING)
+                .eq(other.text.chars().take(BEGINNING))
+    }
+
     /// A record of the error called `name` with its fixed attributes; `text` says what went wrong and what to do.
     ///
     /// A name that the tables do not know (arithmetic errors of JMESPath functions, for instance) is recorded as

@@ -14,7 +14,7 @@ mod trouble;
 
 use super::answer::{Answer, has_identifier, hits, stuck, version_of};
 use super::server::{Down, Entry, Server};
-use crate::associations::{Ticks, Wait};
+use crate::associations::{Answer as Whose, Book, Source, Ticks, Wait, Who};
 use crate::clock;
 use crate::config::{ClockTrust, Resolution};
 use crate::forward::http::percent_encode;
@@ -22,10 +22,12 @@ use crate::telemetry::errors::ErrorRecord;
 use create::{stub, write};
 use iomt_mapping::fhir::{ResourceIds, resource_id};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use times::Times;
-use trouble::{many, missing, nobody_then, undefined};
+use trouble::{entered, many, missing, nobody_then, undefined};
 
 /// How long "there is none" is believed, in microseconds.
 const ABSENT_FOR_US: u64 = 10_000_000;
@@ -128,9 +130,15 @@ impl Resolver {
         }
     }
 
+    /// Uses this book, in which this destination has that number, in place of one of its own.
+    pub fn share(&mut self, book: Rc<RefCell<Book>>, destination: u32) {
+        self.times.book = book;
+        self.times.destination = destination;
+    }
+
     /// The instant that decides whose a reading is; always the same where the message itself names the patient.
-    pub fn instant(&self, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
-        if self.follows_link(patient) {
+    pub fn instant(&self, device: &str, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
+        if self.follows_link(patient) || self.times.has_entries(device) {
             taken
         } else {
             Ticks::MAX
@@ -220,6 +228,7 @@ impl Resolver {
             if self.resolution == Resolution::Create {
                 wanted.extend(name.patient.iter().map(|id| (Kind::Patient, Arc::clone(id))));
             }
+            wanted.extend(self.times.entered(&name.device, name.instant));
         }
         wanted.sort_unstable();
         wanted.dedup();
@@ -258,9 +267,16 @@ impl Resolver {
         if exchange.down.is_some() {
             return (known, exchange.down);
         }
+        for (key, found) in &known {
+            if let ((Kind::Patient, identifier), Found::One(patient)) = (key, found)
+                && let Some(id) = id_of(patient)
+            {
+                self.times.learn_patient(identifier, id);
+            }
+        }
         let mut oldest: BTreeMap<Arc<str>, Ticks> = BTreeMap::new();
         for name in open {
-            if self.follows_link(name.patient.as_ref()) {
+            if name.instant < Ticks::MAX {
                 let oldest = oldest.entry(Arc::clone(&name.device)).or_insert(name.instant);
                 *oldest = name.instant.min(*oldest);
             }
@@ -294,7 +310,16 @@ impl Resolver {
 
     fn decide(&self, name: &Named, known: &Known) -> Decision {
         let waits = |error: ErrorRecord| Decision::Is(Resolved::Waiting(error));
-        let encounter = match self.encounter(name, known) {
+        let whose = (name.instant < Ticks::MAX).then(|| self.times.at(&name.device, name.instant));
+        let operator = match &whose {
+            Some(Whose::Patient {
+                patient,
+                encounter,
+                source: Source::Operator,
+            }) => Some((patient, encounter.as_ref())),
+            _ => None,
+        };
+        let encounter = match self.encounter(name, operator.and_then(|(_, encounter)| encounter), known) {
             Ok(encounter) => encounter,
             Err(error) => return waits(error),
         };
@@ -304,20 +329,37 @@ impl Resolver {
             Some(Found::Failed(error)) => return waits(error.clone()),
             Some(Found::None) | None => None,
         };
+        if let Some((patient, _)) = operator {
+            let patient = match of_entry(Kind::Patient, patient, known) {
+                Ok(patient) => patient,
+                Err(error) => return waits(error),
+            };
+            return match device.and_then(id_of) {
+                Some(device) => ids(device, &patient, encounter),
+                // Whose it is the book tells; the Device itself is created without a link.
+                None if self.resolution == Resolution::Create => Decision::Needs(Box::new(Plan {
+                    name: Arc::clone(&name.device),
+                    patient: None,
+                    device: self.new_device(&name.device),
+                    version: None,
+                })),
+                None => waits(missing(Kind::Device)),
+            };
+        }
         let link = device.and_then(link_of);
         let linked = link.and_then(patient_id);
         if self.resolution != Resolution::Create {
             let Some(device) = device.and_then(id_of) else {
                 return waits(missing(Kind::Device));
             };
-            return match self.times.patient_at(&name.device, name.instant) {
+            return match by_link(whose) {
                 Ok(patient) => ids(device, &patient, encounter),
                 Err(wait) => waits(nobody_then(wait)),
             };
         }
         if let (None, Some(device)) = (&name.patient, device.and_then(id_of)) {
             // A message that names nobody follows the link (D24).
-            return match self.times.patient_at(&name.device, name.instant) {
+            return match by_link(whose) {
                 Ok(patient) => ids(device, &patient, encounter),
                 // Only this batch linked it, for the first time.
                 Err(Wait::Unlinked) => match linked {
@@ -326,6 +368,11 @@ impl Resolver {
                 },
                 Err(wait) => waits(nobody_then(wait)),
             };
+        }
+        if let Some(Whose::Waits(wait)) = whose
+            && self.times.is_entered(&name.device, name.instant)
+        {
+            return waits(nobody_then(wait));
         }
         let named_patient = match name
             .patient
@@ -369,7 +416,16 @@ impl Resolver {
         }
     }
 
-    fn encounter(&self, name: &Named, known: &Known) -> Result<Option<String>, ErrorRecord> {
+    /// The operator's encounter comes before the message's.
+    fn encounter(
+        &self,
+        name: &Named,
+        operator: Option<&Who>,
+        known: &Known,
+    ) -> Result<Option<String>, ErrorRecord> {
+        if let Some(who) = operator {
+            return of_entry(Kind::Encounter, who, known).map(Some);
+        }
         let Some(id) = &name.encounter else {
             return match self.resolution {
                 Resolution::LookupWithEncounter => Err(undefined(Kind::Encounter)),
@@ -387,6 +443,32 @@ impl Resolver {
     fn new_device(&self, identifier: &str) -> Value {
         let system = self.device_system.as_deref();
         stub("Device", system, identifier)
+    }
+}
+
+/// Id of the Patient that the server says had the device.
+fn by_link(whose: Option<Whose>) -> Result<String, Wait> {
+    match whose {
+        Some(Whose::Patient {
+            patient: Who::Id(patient),
+            ..
+        }) => Ok(patient),
+        Some(Whose::Patient { .. }) | None => Err(Wait::Unlinked),
+        Some(Whose::Waits(wait)) => Err(wait),
+    }
+}
+
+/// Id of the resource that the operator entered.
+fn of_entry(kind: Kind, who: &Who, known: &Known) -> Result<String, ErrorRecord> {
+    let identifier = match who {
+        Who::Id(id) => return Ok(id.clone()),
+        Who::Identifier(identifier) => identifier,
+    };
+    match known.get(&(kind, Arc::from(identifier.as_str()))) {
+        Some(Found::One(resource)) => id_of(resource).map(str::to_owned).ok_or_else(|| entered(kind)),
+        Some(Found::Many) => Err(many(kind)),
+        Some(Found::Failed(error)) => Err(error.clone()),
+        Some(Found::None) | None => Err(entered(kind)),
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Who tells whose a reading is.
 pub trait Identities {
     /// The instant that decides whose a reading is that was taken then; always the same where it does not matter.
-    fn instant(&self, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks;
+    fn instant(&self, device: &str, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks;
 
     /// Resolves everything that a batch names. What is missing in the result could not be asked.
     fn resolve(&mut self, named: &[Named]) -> impl Future<Output = (HashMap<Named, Resolved>, Option<Down>)>;
@@ -163,7 +163,7 @@ fn name_at(identities: &impl Identities, named: &Named, reading: &GroupReading) 
         occurrence
     };
     Named {
-        instant: identities.instant(named.patient.as_ref(), taken),
+        instant: identities.instant(&named.device, named.patient.as_ref(), taken),
         ..named.clone()
     }
 }

@@ -15,14 +15,16 @@ mod server;
 use super::auth::{AuthError, Authorizer};
 use super::http::Http;
 use super::{Delivery, Fate, Group, Link};
-use crate::associations::Ticks;
+use crate::associations::{Book, Ticks};
 use crate::config::{ClockTrust, FhirConfig, IdentityConfig};
 use crate::telemetry::errors::ErrorRecord;
 use identity::Resolver;
 use iomt_mapping::fhir::IdentityForm;
 use save::Saver;
 use server::Server;
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 // Observations as events are made of the same parts.
@@ -86,6 +88,11 @@ impl FhirDestination {
         })
     }
 
+    /// Uses this book of associations, in which this destination has that number, in place of one of its own.
+    pub fn share_associations(&mut self, book: Rc<RefCell<Book>>, destination: u32) {
+        self.resolver.share(book, destination);
+    }
+
     /// Delivers the groups as far as the server lets us; every reading gets its fate.
     pub async fn deliver(&mut self, groups: Vec<Group>, sent: &impl SentPeriods) -> Delivery {
         let mut delivery = Delivery {
@@ -134,8 +141,8 @@ struct OnServer<'a> {
 }
 
 impl Identities for OnServer<'_> {
-    fn instant(&self, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
-        self.resolver.instant(patient, taken)
+    fn instant(&self, device: &str, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
+        self.resolver.instant(device, patient, taken)
     }
 
     async fn resolve(&mut self, named: &[Named]) -> (HashMap<Named, Resolved>, Option<Down>) {

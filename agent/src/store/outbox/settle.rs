@@ -73,7 +73,7 @@ impl Outbox {
                 Fate::Superseded => self.destination_mut(destination).superseded += 1,
                 Fate::Retry => again.push(place),
                 Fate::Waiting(error) => {
-                    match waiting.iter_mut().find(|(known, _)| known.name == error.name) {
+                    match waiting.iter_mut().find(|(known, _)| known.is_same_cause(&error)) {
                         Some((_, places)) => places.push(place),
                         None => waiting.push((error, vec![place])),
                     }

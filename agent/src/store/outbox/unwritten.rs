@@ -1,8 +1,11 @@
 //! What the store does not have yet, and how it gets there: taken for a commit, and given back when that fails.
 
 use super::Outbox;
+use crate::associations::Record;
+use crate::corrections::Correction;
 use crate::forward::SentPeriod;
 use crate::message::Position;
+use crate::store::associations::AssociationChanges;
 use crate::store::progress::{Changes, DeadLetter, Loss};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +23,9 @@ pub(super) struct Unwritten {
     pub(super) losses: Vec<Loss>,
     pub(super) runs: BTreeSet<Position>,
     pub(super) runs_gone: BTreeSet<Position>,
+    pub(super) sightings: BTreeMap<(u32, Arc<str>), Record>,
+    /// By number; none for one that is done.
+    pub(super) corrections: BTreeMap<i64, Option<Correction>>,
 }
 
 impl Unwritten {
@@ -36,6 +42,12 @@ impl Unwritten {
         self.losses.splice(0..0, older.losses);
         self.runs.extend(older.runs);
         self.runs_gone.extend(older.runs_gone);
+        for (key, record) in older.sightings {
+            self.sightings.entry(key).or_insert(record);
+        }
+        for (number, correction) in older.corrections {
+            self.corrections.entry(number).or_insert(correction);
+        }
     }
 }
 
@@ -63,6 +75,27 @@ impl Outbox {
         found
             .or_else(|| self.in_flight.as_ref().and_then(|f| f.sent_periods.get(&key)))
             .map(|sent| sent.memory.clone())
+    }
+
+    /// What servers showed of devices, to be stored.
+    pub fn remember_sightings(&mut self, sightings: Vec<(u32, Arc<str>, Record)>) {
+        for (destination, device, record) in sightings {
+            self.pending.any = true;
+            self.pending.sightings.insert((destination, device), record);
+        }
+    }
+
+    /// A correction that is new.
+    pub fn remember_correction(&mut self, correction: Correction) {
+        self.pending.any = true;
+        let number = correction.number;
+        self.pending.corrections.insert(number, Some(correction));
+    }
+
+    /// A correction that is done: its row leaves with the rows of what is sent again.
+    pub fn forget_correction(&mut self, number: i64) {
+        self.pending.any = true;
+        self.pending.corrections.insert(number, None);
     }
 
     /// Whether there is anything to write.
@@ -102,6 +135,20 @@ impl Outbox {
                 .cloned()
                 .collect(),
             unmatched_gone: taken.runs_gone.iter().copied().collect(),
+            associations: AssociationChanges {
+                sightings: taken
+                    .sightings
+                    .iter()
+                    .map(|((d, device), record)| (*d, Arc::clone(device), record.clone()))
+                    .collect(),
+                corrections: taken.corrections.values().flatten().cloned().collect(),
+                corrections_done: taken
+                    .corrections
+                    .iter()
+                    .filter(|(_, correction)| correction.is_none())
+                    .map(|(number, _)| *number)
+                    .collect(),
+            },
         };
         self.in_flight = Some(taken);
         changes

@@ -1,14 +1,16 @@
 //! Whose a device was when a reading was taken: what each look at its Device showed, and the versions of the Device
-//! where a look alone does not tell enough. It is kept in memory: after a restart the versions on the server tell it again.
+//! where a look alone does not tell enough. The book of all of it is shared with the operator's commands and stored.
 
-use super::{Found, Kind, Known, id_of, link_of, patient_id, version_of};
-use crate::associations::{Answer, Record, Seen, Ticks, Version, Wait, Who, at};
+use super::{Found, Key, Kind, Known, id_of, link_of, patient_id, version_of};
+use crate::associations::{Answer, Book, Record, Seen, Ticks, Version, Who};
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::forward::fhir::answer::{Answer as Response, hits, stuck};
 use crate::forward::fhir::server::{Down, Entry, Server};
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// How long a server is believed to keep no versions of a Device, in microseconds: an hour.
@@ -19,7 +21,8 @@ const MOST_PAGES: usize = 20;
 /// Times of the devices on one server.
 pub(super) struct Times {
     trust: ClockTrust,
-    records: HashMap<Arc<str>, Record>,
+    pub(super) book: Rc<RefCell<Book>>,
+    pub(super) destination: u32,
     /// Devices whose versions the server does not tell, and until when that is believed.
     without_history: HashMap<Arc<str>, u64>,
 }
@@ -38,7 +41,8 @@ impl Times {
     pub fn new(trust: ClockTrust) -> Times {
         Times {
             trust,
-            records: HashMap::new(),
+            book: Rc::default(),
+            destination: 0,
             without_history: HashMap::new(),
         }
     }
@@ -69,14 +73,16 @@ impl Times {
             let Some(seen) = seen(resource, asked, answered) else {
                 continue;
             };
-            let wants = match self.records.get(device) {
+            let book = self.book.borrow();
+            let wants = match book.record(self.destination, device) {
                 Some(record) => record.wants_history(&seen, *oldest),
                 None => Record::first(&seen).wants_history(&seen, *oldest),
             };
+            drop(book);
             if wants && !self.without_history.contains_key(device) {
                 wanting.push((Arc::clone(device), seen));
             } else {
-                self.look(device, &seen);
+                self.look(device, &seen, None);
             }
         }
         if wanting.is_empty() {
@@ -101,15 +107,10 @@ impl Times {
             };
             match versions {
                 Versions::Told(versions, whole) => {
-                    let first = || Record {
-                        device: seen.device.clone(),
-                        ..Record::default()
-                    };
-                    let record = self.records.entry(device).or_insert_with(first);
-                    record.look_with_history(&seen, &versions, whole);
+                    self.look(&device, &seen, Some((&versions, whole)));
                 }
                 Versions::Unsupported => {
-                    self.look(&device, &seen);
+                    self.look(&device, &seen, None);
                     self.without_history
                         .insert(device, now.saturating_add(WITHOUT_HISTORY_FOR_US));
                 }
@@ -122,29 +123,47 @@ impl Times {
         down
     }
 
-    fn look(&mut self, device: &Arc<str>, seen: &Seen) {
-        match self.records.get_mut(device) {
-            Some(record) => record.look(seen),
-            None => {
-                self.records.insert(Arc::clone(device), Record::first(seen));
-            }
-        }
+    fn look(&self, device: &Arc<str>, seen: &Seen, history: Option<(&[Version], bool)>) {
+        let mut book = self.book.borrow_mut();
+        book.look(self.destination, device, seen, history, None);
     }
 
-    /// Id of the Patient that a device was with.
-    pub fn patient_at(&self, device: &str, instant: Ticks) -> Result<String, Wait> {
-        let id = |who: &Who| match who {
-            Who::Id(id) => Some(id.clone()),
-            Who::Identifier(_) => None,
-        };
-        match at(&[], self.records.get(device), &id, instant) {
-            Answer::Patient {
-                patient: Who::Id(patient),
-                ..
-            } => Ok(patient),
-            Answer::Patient { .. } => Err(Wait::Unlinked),
-            Answer::Waits(wait) => Err(wait),
-        }
+    /// Whether the operator entered anything about a device.
+    pub fn has_entries(&self, device: &str) -> bool {
+        !self.book.borrow().entries(device).is_empty()
+    }
+
+    /// Whether an entry of the operator says something about a device at an instant.
+    pub fn is_entered(&self, device: &str, instant: Ticks) -> bool {
+        self.book.borrow().is_entered(device, instant)
+    }
+
+    /// Patients and encounters that the operator named for an instant by an identifier: they have to be looked up.
+    pub fn entered(&self, device: &str, instant: Ticks) -> Vec<Key> {
+        let book = self.book.borrow();
+        let covering = book.entries(device).iter().filter(|entry| entry.covers(instant));
+        let keys = covering.flat_map(|entry| {
+            let of = |kind: Kind, who: &Option<Who>| match who {
+                Some(Who::Identifier(identifier)) => Some((kind, Arc::from(identifier.as_str()))),
+                _ => None,
+            };
+            [
+                of(Kind::Patient, &entry.patient),
+                of(Kind::Encounter, &entry.encounter),
+            ]
+        });
+        keys.flatten().collect()
+    }
+
+    /// The id of a patient whom the operator may name by this identifier.
+    pub fn learn_patient(&self, identifier: &str, id: &str) {
+        let mut book = self.book.borrow_mut();
+        book.learn_patient(self.destination, identifier, id);
+    }
+
+    /// Whose a device was.
+    pub fn at(&self, device: &Arc<str>, instant: Ticks) -> Answer {
+        self.book.borrow().at(self.destination, device, instant)
     }
 }
 

@@ -66,22 +66,40 @@ pub(super) fn gone(kind: Kind) -> ErrorRecord {
     error
 }
 
+/// The operator entered somebody whom the server does not have.
+pub(super) fn entered(kind: Kind) -> ErrorRecord {
+    let mut error = missing(kind);
+    error.text = format!(
+        "{}: the operator entered an identifier for the device that nobody on the server has; correct it with `bedside-agent \
+         association set`",
+        kind.name()
+    );
+    error
+}
+
 /// Whose the device was when the reading was taken cannot be said.
 pub(super) fn nobody_then(wait: Wait) -> ErrorRecord {
     let mut error = missing(Kind::Patient);
     let text = match wait {
         Wait::Unlinked => return error,
         Wait::Gap => {
-            "Patient: the Device was linked to nobody when the reading was taken, and a later link does not reach back; \
-             it waits as long as max_wait says: chart it by hand if it is needed"
+            "Patient: the Device was linked to nobody when the reading was taken, and a later link does not reach back; say \
+             whose it was with `bedside-agent association set`"
         }
         Wait::Uncertain => {
             "Patient: the link of the Device changed at an unknown moment around the reading, and the server does not tell \
-             its versions; switch on versions of Device on the server, or chart the reading by hand"
-        }
-        Wait::Conflict | Wait::Contradiction => {
-            "Patient: what is known of the device names several patients for the time of the reading; correct it on the \
+             its versions; say whose it was with `bedside-agent association set`, or switch on versions of Device on the \
              server"
+        }
+        Wait::Conflict => {
+            error = ErrorRecord::new("PatientDeviceMismatchException", String::new());
+            "Patient: the server shows another link than the operator entered, and a newer one; confirm one of the two with \
+             `bedside-agent association set`"
+        }
+        Wait::Contradiction => {
+            error = ErrorRecord::new("PatientDeviceMismatchException", String::new());
+            "Patient: several DeviceUseStatements of the server name different patients for the time of the reading; \
+             correct them there"
         }
     };
     error.text = text.to_owned();

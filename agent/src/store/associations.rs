@@ -1,0 +1,286 @@
+//! Who had a device: entries of the operator, what servers showed of devices, and corrections that are not done.
+//!
+//! An entry and the corrections that follow from it are one synced transaction of their own: whoever entered it may rely
+//! on it. What servers showed rides on the next commit of progress; until then the next look finds it again.
+
+use super::open::collect;
+use super::{Store, StoreError};
+use crate::associations::{Book, Change, Entry, Planned, Record, Who};
+use crate::corrections::Correction;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use std::sync::Arc;
+
+/// What a commit of progress writes about associations.
+#[derive(Clone, Debug, Default)]
+pub struct AssociationChanges {
+    /// Destination, device, and what the destination showed of it.
+    pub sightings: Vec<(u32, Arc<str>, Record)>,
+    /// New corrections.
+    pub corrections: Vec<Correction>,
+    /// Numbers of corrections that are done.
+    pub corrections_done: Vec<i64>,
+}
+
+impl AssociationChanges {
+    pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        for (destination, device, record) in &self.sightings {
+            let record = serde_json::to_string(record)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO sighting (destination, device, record) VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![destination, &**device, record])?;
+        }
+        for correction in &self.corrections {
+            write_correction(transaction, correction)?;
+        }
+        for number in &self.corrections_done {
+            transaction.execute("DELETE FROM correction WHERE id = ?1", [number])?;
+        }
+        Ok(())
+    }
+}
+
+fn write_correction(connection: &Connection, correction: &Correction) -> rusqlite::Result<()> {
+    let change = &correction.change;
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO correction
+                 (id, destination, device, valid_from, valid_to, patient_before, patient_after, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open')",
+        )?
+        .execute(params![
+            correction.number,
+            correction.destination,
+            &*change.device,
+            change.from,
+            change.to,
+            change.before.as_ref().map(|who| who.text("Patient")),
+            change.after.as_ref().map(|who| who.text("Patient")),
+        ])?;
+    Ok(())
+}
+
+impl Store {
+    /// Everything that is known about who had which device.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn association_book(&self) -> Result<Book, StoreError> {
+        let who = |kind: &'static str| move |text: String| Who::parse(kind, &text);
+        let entries = collect(
+            &self.connection,
+            "SELECT id, device, patient, encounter, valid_from, valid_to, entered FROM association
+             WHERE source = 'operator' ORDER BY id",
+            |row| {
+                Ok(Entry {
+                    number: row.get(0)?,
+                    device: Arc::from(row.get::<_, String>(1)?),
+                    patient: row.get::<_, Option<String>>(2)?.map(who("Patient")),
+                    encounter: row.get::<_, Option<String>>(3)?.map(who("Encounter")),
+                    from: row.get(4)?,
+                    to: row.get(5)?,
+                    entered: row.get(6)?,
+                })
+            },
+        )?;
+        let sightings = collect(
+            &self.connection,
+            "SELECT destination, device, record FROM sighting",
+            |row| {
+                let record: String = row.get(2)?;
+                Ok((
+                    row.get(0)?,
+                    Arc::from(row.get::<_, String>(1)?),
+                    serde_json::from_str(&record).ok(),
+                ))
+            },
+        )?;
+        // What cannot be read is looked at again on the server.
+        let sightings = sightings
+            .into_iter()
+            .filter_map(|(destination, device, record): (u32, Arc<str>, Option<Record>)| {
+                Some((destination, device, record?))
+            })
+            .collect();
+        Ok(Book::restore(entries, sightings))
+    }
+
+    /// Corrections that are not done, in order.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn corrections(&self) -> Result<Vec<Correction>, StoreError> {
+        Ok(collect(
+            &self.connection,
+            "SELECT id, destination, device, valid_from, valid_to, patient_before, patient_after FROM correction ORDER BY id",
+            |row| {
+                let before: Option<String> = row.get(5)?;
+                let after: Option<String> = row.get(6)?;
+                Ok(Correction {
+                    number: row.get(0)?,
+                    destination: row.get(1)?,
+                    change: Change {
+                        device: Arc::from(row.get::<_, String>(2)?),
+                        from: row.get(3)?,
+                        to: row.get(4)?,
+                        before: before.map(|text| Who::parse("Patient", &text)),
+                        after: after.map(|text| Who::parse("Patient", &text)),
+                    },
+                })
+            },
+        )?)
+    }
+
+    /// Numbers of the destinations that the store has seen.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn destination_numbers(&self) -> Result<Vec<u32>, StoreError> {
+        Ok(collect(
+            &self.connection,
+            "SELECT id FROM destination ORDER BY id",
+            |row| row.get(0),
+        )?)
+    }
+
+    /// Stores what an operator entered or took back, with the corrections that follow; the entry gets its number. When it
+    /// returns, all of it survives a power cut.
+    ///
+    /// # Errors
+    /// SQLite's; then nothing of it is stored.
+    pub fn enter_association(
+        &mut self,
+        mut planned: Planned,
+        corrections: &[Correction],
+    ) -> Result<Planned, StoreError> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(entry) = &mut planned.entry {
+            entry.number = transaction.query_row(
+                "INSERT INTO association (device, patient, encounter, valid_from, valid_to, source, entered)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'operator', ?6) RETURNING id",
+                params![
+                    &*entry.device,
+                    entry.patient.as_ref().map(|who| who.text("Patient")),
+                    entry.encounter.as_ref().map(|who| who.text("Encounter")),
+                    entry.from,
+                    entry.to,
+                    entry.entered
+                ],
+                |row| row.get(0),
+            )?;
+        }
+        if let Some(gone) = &planned.retracted {
+            transaction.execute("DELETE FROM association WHERE id = ?1", [gone.number])?;
+        }
+        for correction in corrections {
+            write_correction(&transaction, correction)?;
+        }
+        transaction.commit()?;
+        self.statistics.commits += 1;
+        Ok(planned)
+    }
+
+    /// Stores a correction as it is now: it may reach further than it seemed.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keep_correction(&mut self, correction: &Correction) -> Result<(), StoreError> {
+        write_correction(&self.connection, correction)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::associations::{Command, Seen, Ticks};
+
+    fn set(device: &str, patient: &str, from: Ticks) -> Command {
+        Command::Set {
+            device: device.to_owned(),
+            patient: Who::parse("Patient", patient),
+            encounter: Some(Who::Identifier("visit 7".to_owned())),
+            from: Some(from),
+            to: None,
+        }
+    }
+
+    #[test]
+    fn entries_sightings_and_corrections_survive_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let device: Arc<str> = Arc::from("band-1");
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        let mut book = store.association_book().unwrap();
+        let seen = Seen {
+            device: "d-1".to_owned(),
+            version: Some("1".to_owned()),
+            last_updated: Some(10),
+            patient: Some("anna".to_owned()),
+            asked: Some(20),
+            answered: Some(21),
+        };
+        book.look(3, &device, &seen, None, Some(Vec::new()));
+        let changes = super::super::Changes {
+            associations: AssociationChanges {
+                sightings: book.take_unwritten().records,
+                ..AssociationChanges::default()
+            },
+            ..super::super::Changes::default()
+        };
+        store.commit_progress(&changes, 0).unwrap();
+        for (number, patient, from) in [(1, "Patient/bert", 15), (2, "mrn 5", 18)] {
+            let planned = book.plan(&set("band-1", patient, from), Some(30), &[3]).unwrap();
+            let corrections: Vec<Correction> = planned
+                .corrections
+                .iter()
+                .map(|(destination, change)| Correction {
+                    number,
+                    destination: *destination,
+                    change: change.clone(),
+                })
+                .collect();
+            let planned = store.enter_association(planned, &corrections).unwrap();
+            assert_eq!(planned.entry.as_ref().unwrap().number, number);
+            book.take(&planned);
+        }
+        drop(store);
+
+        let mut store = Store::open_for_command(folder.path()).unwrap();
+        let mut again = store.association_book().unwrap();
+        assert_eq!(again.entries("band-1"), book.entries("band-1"));
+        assert_eq!(again.record(3, &device), book.record(3, &device));
+        assert_eq!(again.at(3, &device, 16), book.at(3, &device, 16));
+        let corrections = store.corrections().unwrap();
+        let ranges: Vec<_> = corrections
+            .iter()
+            .map(|one| (one.destination, one.change.from, one.change.to))
+            .collect();
+        assert_eq!(ranges, [(3, Some(15), None), (3, Some(18), None)]);
+        assert_eq!(corrections[1].change.before, Some(Who::Id("bert".to_owned())));
+        let mut wider = corrections[1].clone();
+        wider.change.from = Some(11);
+        store.keep_correction(&wider).unwrap();
+        assert_eq!(store.corrections().unwrap()[1], wider);
+
+        // Taken back, and a correction that is done.
+        let retract = Command::Retract {
+            device: "band-1".to_owned(),
+        };
+        let planned = again.plan(&retract, Some(50), &[3]).unwrap();
+        again.take(&store.enter_association(planned, &[]).unwrap());
+        let changes = super::super::Changes {
+            associations: AssociationChanges {
+                corrections_done: vec![1],
+                ..AssociationChanges::default()
+            },
+            ..super::super::Changes::default()
+        };
+        store.commit_progress(&changes, 0).unwrap();
+        assert_eq!(store.association_book().unwrap().all_entries().count(), 1);
+        assert_eq!(store.corrections().unwrap().len(), 1);
+    }
+}
