@@ -2,8 +2,8 @@
 //! channel inside the process and over a Unix socket from outside. One line of JSON each way; who may ask is checked by
 //! the credentials of the peer.
 
-use crate::dead_letters::LetterQuestion;
 use crate::associations::Command;
+use crate::dead_letters::LetterQuestion;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

@@ -10,8 +10,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
-pub mod dead_letters;
 pub mod corrections;
+pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod forward;

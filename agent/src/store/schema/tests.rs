@@ -7,7 +7,11 @@ use std::path::Path;
 
 /// A store of each version, from the first on, with data in every table. A new migration comes with the store that the
 /// new version leaves: `sqlite3 store.db .dump` of one that was filled, and its two pragmas.
-const FIXTURES: &[&str] = &[include_str!("version_1.sql"), include_str!("version_2.sql"), include_str!("version_3.sql")];
+const FIXTURES: &[&str] = &[
+    include_str!("version_1.sql"),
+    include_str!("version_2.sql"),
+    include_str!("version_3.sql"),
+];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {
     let connection = Connection::open(folder.join("store.db")).unwrap();
