@@ -81,6 +81,8 @@ impl Ward {
             outbox: RefCell::new(Outbox::restore(&recovered, &[FHIR, HUB, RAW], 0)),
             recent: RefCell::new(Recent::default()),
             packs: RefCell::new(book),
+            associations: Rc::default(),
+            corrections: RefCell::default(),
             dating: RefCell::new(recovered.dating.clone()),
             head: Cell::new(recovered.next_position),
             committed: Notify::new(),
