@@ -60,7 +60,7 @@ impl FromMessage {
 }
 
 impl Identities for FromMessage {
-    fn instant(&self, _: Option<&Arc<str>>, _: Ticks) -> Ticks {
+    fn instant(&self, _: &str, _: Option<&Arc<str>>, _: Ticks) -> Ticks {
         Ticks::MAX
     }
 
