@@ -99,6 +99,9 @@ pub struct EventHubConfig {
     pub namespace: String,
     /// Name of the event hub.
     pub hub: String,
+    /// What carries the events.
+    #[serde(default)]
+    pub transport: Transport,
     /// What is sent.
     #[serde(default)]
     pub payload: EventPayload,
@@ -153,6 +156,24 @@ pub enum Envelope {
 fn default_max_event_batch() -> usize {
     1_048_576
 }
+
+/// `transport = "https" | "amqp" | "amqp-websocket"`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// The REST interface, port 443.
+    #[default]
+    Https,
+    /// AMQP 1.0 over TLS, port 5671.
+    Amqp,
+    /// AMQP 1.0 over WebSockets, port 443.
+    AmqpWebsocket,
+}
+
+/// Why a transport over AMQP cannot be used, and what to do.
+#[cfg(not(feature = "amqp"))]
+pub const NO_AMQP: &str = "this program was built without AMQP: leave `transport` out (HTTPS on port 443 needs nothing else), \
+     or install a build with the feature `amqp` (cargo build --features amqp)";
 
 /// What an event hub gets.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]

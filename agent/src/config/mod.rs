@@ -16,9 +16,11 @@ mod units;
 mod validate;
 
 pub use auth::{AuthConfig, TlsConfig};
+#[cfg(not(feature = "amqp"))]
+pub use destination::NO_AMQP;
 pub use destination::{
     DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
-    PartitionKey, Resolution,
+    PartitionKey, Resolution, Transport,
 };
 pub use error::{Checked, ConfigError, one_line};
 pub use secret::{Secret, SecretError, SecretRef};

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use ureq::http::Uri;
 
 pub use client::UreqClient;
+#[cfg(feature = "amqp")]
+pub(crate) use failure::explain_io;
 
 /// Method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

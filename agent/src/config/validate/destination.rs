@@ -4,7 +4,7 @@ use super::super::azure;
 use super::super::tree::Step::{Item, Member};
 use super::super::{
     AuthConfig, DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig,
-    PartitionKey,
+    PartitionKey, Transport,
 };
 use super::{Check, fhir_base, is_host_and_port, is_local};
 
@@ -97,16 +97,26 @@ impl Check<'_> {
                 "Letters, digits, \"-\", \"_\" and \".\"; a letter or digit first and last; without the namespace.",
             );
         }
-        if matches!(
-            hub.auth,
-            AuthConfig::None | AuthConfig::Basic { .. } | AuthConfig::SmartBackend { .. }
-        ) {
+        // A name and a password are for other AMQP brokers.
+        let is_amqp = hub.transport != Transport::Https;
+        if matches!(hub.auth, AuthConfig::None | AuthConfig::SmartBackend { .. })
+            || (matches!(hub.auth, AuthConfig::Basic { .. }) && !is_amqp)
+        {
             self.error(
                 "WrongAuthentication",
                 &at("auth"),
                 &format!("Event Hubs takes nothing with authentication of kind \"{}\".", hub.auth.kind()),
                 "It is one of sas, connection-string, client-credentials, managed-identity, bearer; for example auth = { \
                  kind = \"sas\", key_name = \"gateway\", key = \"credential:event-hub-key\" }.",
+            );
+        }
+        #[cfg(not(feature = "amqp"))]
+        if is_amqp {
+            self.error(
+                "WrongValue",
+                &at("transport"),
+                "This program was built without AMQP.",
+                crate::config::NO_AMQP,
             );
         }
         if let Some(publisher) = &hub.publisher {

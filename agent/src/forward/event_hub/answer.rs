@@ -96,40 +96,69 @@ pub(super) fn of_http(error: &HttpError, trust: ClockTrust) -> Verdict {
 
 /// An answer, whatever its status.
 pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict {
-    let said = detail(response);
-    let status = response.status;
-    let retry_after = response.retry_after();
+    let said = Said {
+        code: &response.status.to_string(),
+        detail: &detail(response),
+        retry_after: response.retry_after(),
+        server_time: response.server_time(),
+    };
+    of_status(response.status, &said, trust)
+}
+
+/// What the hub said beside the status.
+pub(super) struct Said<'a> {
+    /// The status as the hub spells it.
+    pub code: &'a str,
+    /// Its words, or empty: codes and words about the request, never a body.
+    pub detail: &'a str,
+    /// How long it wants to be left alone.
+    pub retry_after: Option<Duration>,
+    /// What it takes for now: Unix seconds.
+    pub server_time: Option<i64>,
+}
+
+/// What a status means, over HTTPS or what AMQP has in its place.
+pub(super) fn of_status(status: u16, answer: &Said<'_>, trust: ClockTrust) -> Verdict {
+    let detail: String = answer
+        .detail
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(160)
+        .collect();
+    let colon = if detail.is_empty() { "" } else { ": " };
+    let said = format!("{}{colon}{detail}", answer.code);
+    let retry_after = answer.retry_after;
     match status {
         201 => Verdict::Taken,
         400 => Verdict::Refused(ErrorRecord::new(
             "EventHubProducerClientException",
-            format!("the event hub refuses the event (400{said})"),
+            format!("the event hub refuses the event ({said})"),
         )),
         413 => Verdict::TooLarge,
         401 => {
-            let text = match minutes_off(response) {
+            let text = match minutes_off(answer.server_time) {
                 Some(minutes) => format!(
-                    "the event hub refuses the token (401{said}): the clock of this gateway is {minutes} minutes off that of \
+                    "the event hub refuses the token ({said}): the clock of this gateway is {minutes} minutes off that of \
                      the hub, and tokens are dated by it: set the clock"
                 ),
                 None => format!(
-                    "the event hub refuses the token (401{said}): check key name and key, and that the rule has the right Send"
+                    "the event hub refuses the token ({said}): check key name and key, and that the rule has the right Send"
                 ),
             };
             or_the_clock(trust, down("UnauthorizedAccessEventHubException", text, None))
         }
         403 => {
             let text = format!(
-                "the event hub refuses (403{said}): check the right to send, the quota and the network rules"
+                "the event hub refuses ({said}): check the right to send, the quota and the network rules"
             );
             down("UnauthorizedAccessEventHubException", text, retry_after)
         }
         404 | 410 => {
-            let text = format!("there is no such event hub ({status}{said}): check namespace and hub");
+            let text = format!("there is no such event hub ({said}): check namespace and hub");
             down("InvalidEventHubException", text, retry_after)
         }
         429 | 503 => {
-            let text = format!("the event hub is busy ({status}{said}): more throughput units may be needed");
+            let text = format!("the event hub is busy ({said}): more throughput units may be needed");
             down(
                 "EventHubProducerClientException",
                 text,
@@ -138,30 +167,24 @@ pub(super) fn of_response(response: &HttpResponse, trust: ClockTrust) -> Verdict
         }
         _ => {
             let text =
-                format!("the event hub answered {status}{said} and not 201; the events are sent again");
+                format!("the event hub answered {said} and did not take the events; they are sent again");
             down("EventHubProducerClientException", text, retry_after)
         }
     }
 }
 
 /// Minutes between our clock and the hub's, when they are enough to spoil a token.
-fn minutes_off(response: &HttpResponse) -> Option<u64> {
+fn minutes_off(server_time: Option<i64>) -> Option<u64> {
     let ours = clock::wall().ticks().div_euclid(10_000_000);
-    let minutes = response.server_time()?.abs_diff(ours) / 60;
+    let minutes = server_time?.abs_diff(ours) / 60;
     (minutes >= 5).then_some(minutes)
 }
 
 /// `<Detail>` of the error that Azure writes, in front of its tracking id: codes and words about the request, never a body.
 fn detail(response: &HttpResponse) -> String {
     let text = String::from_utf8_lossy(response.body.bytes());
-    let detail = text
-        .split_once("<Detail>")
-        .and_then(|(_, rest)| rest.split_once("</Detail>"));
-    match detail {
-        Some((detail, _)) => {
-            let safe: String = detail.chars().filter(|c| !c.is_control()).take(160).collect();
-            format!(": {safe}")
-        }
-        None => String::new(),
-    }
+    text.split_once("<Detail>")
+        .and_then(|(_, rest)| rest.split_once("</Detail>"))
+        .map(|(detail, _)| detail.to_owned())
+        .unwrap_or_default()
 }

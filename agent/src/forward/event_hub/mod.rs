@@ -1,12 +1,15 @@
-//! Azure Event Hubs as a destination, over its REST interface: messages, measurements or Observations become events there.
+//! Azure Event Hubs as a destination, over its REST interface or AMQP: messages, measurements or Observations become events
+//! there.
 //!
 //! Invariants:
-//! 1. Events of one partition key leave in order, one publication in flight (several keys at a time); only `201 Created` confirms one.
+//! 1. Events of one partition key leave in order, one publication in flight (several keys at a time); only `201 Created`, or
+//!    the disposition `accepted`, confirms one.
 //! 2. An event has the same id whenever it is sent again, so that a repeat after a lost answer can be told.
 //! 3. A publication that the hub refuses (400, 413) is cut in halves until the event is found that it does not take; the
 //!    others are delivered. An event is given up for a 400 only when the hub takes others, or after three attempts.
 //! 4. Whatever else the hub or the network answers, nothing is given up: the rest waits in its rows.
 
+mod amqp;
 mod answer;
 mod batch;
 mod event;
@@ -75,6 +78,7 @@ impl EventHubDestination {
             Some(publisher) => format!("{}/publishers/{publisher}", config.hub),
             None => config.hub.clone(),
         };
+        let wire = amqp::wire_of(config, &resource, &origin.gateway)?;
         let tokens = |credential| {
             Auth::Sas(sas::Tokens::new(
                 credential,
@@ -115,6 +119,7 @@ impl EventHubDestination {
             partition_key: config.partition_key,
             is_publisher: config.publisher.is_some(),
             limit: config.max_batch_bytes,
+            is_single: matches!(config.auth, AuthConfig::Basic { .. }),
         };
         let observations = (config.payload == EventPayload::Observation).then(|| {
             Observations::new(match identity {
@@ -123,7 +128,7 @@ impl EventHubDestination {
             })
         });
         Ok(EventHubDestination {
-            sender: Sender::new(target, http, auth, trust),
+            sender: Sender::new(target, http, wire, auth, trust),
             origin,
             bodies: Bodies {
                 envelope: config.envelope,

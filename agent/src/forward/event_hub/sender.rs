@@ -1,5 +1,6 @@
-//! Sends events over REST: one publication in flight per partition key, several keys at a time.
+//! Sends events over REST or AMQP: one publication in flight per partition key, several keys at a time.
 
+use super::amqp;
 use super::answer::{self, Verdict};
 use super::batch::{self, PublicationSize};
 use super::event::Event;
@@ -45,6 +46,8 @@ struct State {
 pub(super) struct Sender {
     url: String,
     http: Http,
+    /// In place of the REST interface.
+    wire: Option<Box<dyn amqp::Wire>>,
     auth: Mutex<Auth>,
     trust: ClockTrust,
     gateway: Arc<str>,
@@ -54,6 +57,8 @@ pub(super) struct Sender {
     warned_of_expiry: Cell<bool>,
     /// Largest publication in bytes, as configured.
     limit: usize,
+    /// Events leave one by one.
+    is_single: bool,
     state: RefCell<State>,
 }
 
@@ -69,13 +74,22 @@ pub(super) struct Target {
     pub is_publisher: bool,
     /// Largest publication in bytes.
     pub limit: usize,
+    /// Events leave one by one.
+    pub is_single: bool,
 }
 
 impl Sender {
-    pub fn new(target: Target, http: Http, auth: Auth, trust: ClockTrust) -> Sender {
+    pub fn new(
+        target: Target,
+        http: Http,
+        wire: Option<Box<dyn amqp::Wire>>,
+        auth: Auth,
+        trust: ClockTrust,
+    ) -> Sender {
         Sender {
             url: target.url,
             http,
+            wire,
             auth: Mutex::new(auth),
             trust,
             gateway: target.gateway,
@@ -83,6 +97,7 @@ impl Sender {
             is_publisher: target.is_publisher,
             warned_of_expiry: Cell::new(false),
             limit: target.limit,
+            is_single: target.is_single,
             state: RefCell::new(State {
                 size: PublicationSize::new(target.limit),
                 refused_in_a_row: 0,
@@ -90,6 +105,11 @@ impl Sender {
                 attempts: HashMap::new(),
             }),
         }
+    }
+
+    #[cfg(test)]
+    pub fn wire_mut(&mut self) -> &mut Option<Box<dyn amqp::Wire>> {
+        &mut self.wire
     }
 
     /// Sends events, in order for each partition key; one fate each.
@@ -145,7 +165,10 @@ impl Sender {
         let mut set =
             |run: &[usize], fate: &Fate| fates.extend(run.iter().map(|index| (*index, fate.clone())));
         let cut = |indexes: &[usize]| -> Vec<Vec<usize>> {
-            let mut runs = batch::cut(events, indexes, self.state.borrow().size.cut_at());
+            let mut runs = match self.is_single {
+                true => indexes.iter().map(|index| vec![*index]).collect(),
+                false => batch::cut(events, indexes, self.state.borrow().size.cut_at()),
+            };
             runs.reverse();
             runs
         };
@@ -228,6 +251,9 @@ impl Sender {
 
     /// Sends one publication; after a 401 once more with a new token.
     async fn publish(&self, key: &str, body: Vec<u8>) -> Verdict {
+        if let Some(wire) = &self.wire {
+            return self.publish_over(wire.as_ref(), key, body).await;
+        }
         let mut request = HttpRequest::with_body(Method::Post, &self.url, body)
             .header("content-type", "application/vnd.microsoft.servicebus.json")
             // The hub must not repeat a publication behind our back: repeats are ours, with the same ids.
@@ -249,9 +275,45 @@ impl Sender {
         answer::of_response(&response, self.trust)
     }
 
+    /// As [`Sender::publish`], over AMQP.
+    async fn publish_over(&self, wire: &dyn amqp::Wire, key: &str, body: Vec<u8>) -> Verdict {
+        let mut renewed = false;
+        loop {
+            // What the header of a request would be, is what `$cbs` gets.
+            let used = match self.authorized(HttpRequest::get(&*self.url)).await {
+                Ok(request) => request.authorization.unwrap_or_default(),
+                Err(verdict) => return verdict,
+            };
+            let Some(credential) = amqp::Credential::of_header(&used) else {
+                return answer::no_credential("there is no credential that AMQP could carry: see auth");
+            };
+            let publication = amqp::Publication {
+                body: body.clone(),
+                partition_key: (!self.is_publisher).then(|| key.to_owned()),
+                credential,
+            };
+            let answer = wire.publish(publication).await;
+            let refused = matches!(answer, amqp::Answer::TokenRefused { status: 401, .. });
+            if refused && !renewed && self.renew(Some(&used)).await {
+                renewed = true;
+                continue;
+            }
+            return amqp::verdict(&answer, self.trust);
+        }
+    }
+
     /// Sends a request; the answer, and the authorization that it had.
-    async fn request(&self, mut request: HttpRequest) -> Result<(HttpResponse, Option<String>), Verdict> {
-        let request = match &mut *self.auth.lock().await {
+    async fn request(&self, request: HttpRequest) -> Result<(HttpResponse, Option<String>), Verdict> {
+        let request = self.authorized(request).await?;
+        let used = request.authorization.clone();
+        let sent = self.http.send(request).await;
+        sent.map(|response| (response, used))
+            .map_err(|error| answer::of_http(&error, self.trust))
+    }
+
+    /// The request with its credential.
+    async fn authorized(&self, mut request: HttpRequest) -> Result<HttpRequest, Verdict> {
+        match &mut *self.auth.lock().await {
             Auth::Sas(tokens) => {
                 let header = tokens.header().map_err(|text| answer::no_credential(&text))?;
                 match sas::seconds_left(&header) {
@@ -269,17 +331,13 @@ impl Sender {
                     _ => {}
                 }
                 request.authorization = Some(header);
-                request
+                Ok(request)
             }
             Auth::Other(authorizer) => authorizer
                 .authorize(request)
                 .await
-                .map_err(|error| answer::of_auth(&error, self.trust))?,
-        };
-        let used = request.authorization.clone();
-        let sent = self.http.send(request).await;
-        sent.map(|response| (response, used))
-            .map_err(|error| answer::of_http(&error, self.trust))
+                .map_err(|error| answer::of_auth(&error, self.trust)),
+        }
     }
 
     /// After a 401 with `used`: whether there is another authorization now. Of several keys only the first renews it.

@@ -2,6 +2,7 @@
 //! tests.
 
 use super::*;
+use crate::clock;
 use crate::config::{Envelope, SecretRef};
 use crate::forward::http::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use crate::forward::{GroupKey, GroupReading};
@@ -676,4 +677,95 @@ fn a_refused_token_blames_the_clock_only_when_it_differs_from_that_of_the_hub() 
         })
         .unwrap();
     }
+}
+
+/// A wire that answers what it is told, one after the other, and keeps what it got.
+struct ScriptedWire {
+    answers: std::cell::RefCell<Vec<amqp::Answer>>,
+    seen: std::rc::Rc<std::cell::RefCell<Vec<amqp::Publication>>>,
+}
+
+impl amqp::Wire for ScriptedWire {
+    fn publish(
+        &self,
+        publication: amqp::Publication,
+    ) -> std::pin::Pin<Box<dyn Future<Output = amqp::Answer> + '_>> {
+        self.seen.borrow_mut().push(publication);
+        let mut answers = self.answers.borrow_mut();
+        let answer = match answers.is_empty() {
+            true => amqp::Answer::Accepted,
+            false => answers.remove(0),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+#[test]
+fn over_amqp_the_same_events_leave_and_the_refused_one_is_found() {
+    let mut bench = Bench::new(|_| {}, |_| panic!("nothing goes over HTTPS"));
+    let seen = std::rc::Rc::default();
+    let refused = || amqp::Answer::Rejected(None);
+    *bench.destination.sender.wire_mut() = Some(Box::new(ScriptedWire {
+        // Four events, the first two, the first alone; then the second is the one.
+        answers: std::cell::RefCell::new(vec![
+            amqp::Answer::Accepted,
+            refused(),
+            refused(),
+            amqp::Answer::Accepted,
+            refused(),
+        ]),
+        seen: std::rc::Rc::clone(&seen),
+    }));
+    bench.deliver(numbered(1));
+    let delivery = bench.deliver(numbered(4));
+    assert_eq!(dead(&delivery.fates), [1]);
+    assert_eq!(delivery.link, Link::Up);
+    let bodies: Vec<Vec<String>> = seen
+        .borrow()
+        .iter()
+        .map(|publication| {
+            let elements: Vec<Value> = serde_json::from_slice(&publication.body).unwrap();
+            assert_eq!(publication.partition_key.as_deref(), Some("bed-12"));
+            elements
+                .iter()
+                .map(|e| e["Body"].as_str().unwrap().to_owned())
+                .collect()
+        })
+        .collect();
+    assert_eq!(
+        bodies,
+        [
+            vec!["1"],
+            vec!["1", "2", "3", "4"],
+            vec!["1", "2"],
+            vec!["1"],
+            vec!["2"],
+            vec!["3", "4"]
+        ]
+    );
+}
+
+#[test]
+fn a_token_that_cbs_refuses_is_renewed_once() {
+    let mut bench = Bench::new(|_| {}, |_| panic!("nothing goes over HTTPS"));
+    let seen = std::rc::Rc::default();
+    let refused = || amqp::Answer::TokenRefused {
+        status: 401,
+        description: "InvalidSignature".to_owned(),
+    };
+    *bench.destination.sender.wire_mut() = Some(Box::new(ScriptedWire {
+        answers: std::cell::RefCell::new(vec![refused(), refused()]),
+        seen: std::rc::Rc::clone(&seen),
+    }));
+    clock::simulate(stamp().wall, async move {
+        // The same key gives the same token: it is not tried again.
+        let delivery = bench.destination.deliver_messages(numbered(1)).await;
+        assert_eq!(seen.borrow().len(), 1);
+        assert!(matches!(delivery.link, Link::Down { error, .. } if error.text.contains("InvalidSignature")));
+        // Another key does, once.
+        std::fs::write(bench._key.path(), "new").unwrap();
+        let delivery = bench.destination.deliver_messages(numbered(1)).await;
+        assert_eq!((delivery.link, seen.borrow().len()), (Link::Up, 3));
+    })
+    .unwrap();
 }

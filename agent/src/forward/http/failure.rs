@@ -56,7 +56,7 @@ pub(super) fn explain(error: &ureq::Error, url: &str) -> HttpError {
     }
 }
 
-pub(super) fn explain_io(error: &std::io::Error, url: &str) -> HttpError {
+pub(crate) fn explain_io(error: &std::io::Error, url: &str) -> HttpError {
     use HttpErrorKind as K;
     let inner = error.get_ref();
     if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

@@ -27,6 +27,8 @@ mod broker_tests;
 mod scripted_broker;
 
 pub use repeat::StoredPacket;
+#[cfg(feature = "amqp")]
+pub(crate) use tls::client_config as tls_client_config;
 
 use crate::config::{MqttConfig, MqttProtocol, Secret, SecretRef};
 use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error, supervise};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// Which file is missing or wrong.
-pub(super) fn client_config(config: &TlsConfig) -> Result<ClientConfig, ErrorRecord> {
+pub(crate) fn client_config(config: &TlsConfig) -> Result<ClientConfig, ErrorRecord> {
     let mut roots = RootCertStore::empty();
     match &config.ca_file {
         None => roots.roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
