@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real sockets in real time")]
 
 use bedside_agent::config::{ClockTrust, Config, DestinationKind, EventHubConfig, check_text};
-use bedside_agent::forward::event_hub::{EventHubDestination, http_of};
+use bedside_agent::forward::event_hub::{EventHubDestination, http_of, sas_token};
 use bedside_agent::forward::{Fate, Link, MessageDelivery, Origin, RawMessage};
 use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
 use bedside_tests::event_hub_endpoint::{EventHubEndpoint, Fault, Settings};
@@ -249,4 +249,79 @@ fn a_publisher_is_taken_with_the_signature_for_it_alone() {
         .map(|event| event.partition_key)
         .collect();
     assert_eq!(keys, vec![Some("bed-12".to_owned()); 3]);
+}
+
+#[test]
+fn a_ready_made_token_is_taken_until_it_is_over_and_a_new_one_is_in_use_at_once() {
+    let endpoint = EventHubEndpoint::start(Settings::default());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (rule, key) = endpoint.settings().rule.clone();
+    let uri = format!(
+        "https://{}/{}",
+        endpoint.settings().namespace,
+        endpoint.settings().hub
+    );
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let token = |expiry: u64| sas_token(&uri, &rule, &key, i64::try_from(expiry).unwrap());
+    let config = config(&endpoint, |text| {
+        let auth = format!(
+            "auth = {{ kind = \"sas\", token = \"file:{}\" }}",
+            file.path().display()
+        );
+        let lines = text
+            .lines()
+            .map(|line| if line.starts_with("auth") { &auth } else { line });
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    let mut destination = destination(&config);
+    std::fs::write(file.path(), token(now - 10)).unwrap();
+    match deliver(&mut destination, messages(1..3, 1)).link {
+        Link::Down { error, .. } => assert!(error.text.contains("has expired"), "{}", error.text),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(endpoint.refusals(), Vec::<String>::new(), "it did not travel");
+    std::fs::write(file.path(), token(now + 3600)).unwrap();
+    assert_eq!(deliver(&mut destination, messages(1..3, 1)).link, Link::Up);
+    assert_eq!(endpoint.events().len(), 2);
+}
+
+#[test]
+fn devices_as_partition_keys_share_the_line_and_each_keeps_its_order() {
+    let endpoint = EventHubEndpoint::start(Settings::default());
+    endpoint.set_fault(Some(Fault::Delay(Duration::from_millis(30))));
+    let config = config(&endpoint, |text| {
+        text.replace(
+            "max_batch_bytes = 1048576",
+            "partition_key = \"device\"\nmax_batch_bytes = 20000",
+        )
+    });
+    let mut sent = messages(1..801, 40);
+    for message in &mut sent {
+        let stored = Arc::make_mut(&mut message.stored);
+        stored.message.device_id = Some(format!("band-{}", stored.position % 7).into());
+    }
+    let before = std::time::Instant::now();
+    let delivery = deliver(&mut destination(&config), sent);
+    let took = before.elapsed();
+    assert_eq!(delivery.link, Link::Up, "{:?}", endpoint.refusals());
+    let mut last: BTreeMap<Option<String>, u64> = BTreeMap::new();
+    for event in endpoint.events() {
+        let position: u64 = event.id().rsplit('/').next().unwrap().parse().unwrap();
+        let before = last.insert(event.partition_key, position);
+        assert!(before.is_none_or(|before| before < position));
+    }
+    assert_eq!(last.len(), 7);
+    assert_eq!(endpoint.most_in_flight(), 1, "of each key");
+    let publications = endpoint
+        .events()
+        .iter()
+        .map(|event| event.publication)
+        .max()
+        .unwrap()
+        + 1;
+    let alone = Duration::from_millis(30) * u32::try_from(publications).unwrap();
+    assert!(
+        (2..=4).contains(&endpoint.connections()) && took < alone,
+        "{publications} in {took:?}"
+    );
 }

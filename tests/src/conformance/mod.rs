@@ -4,6 +4,7 @@
 //! are. Files of rooms whose runner is elsewhere or not there yet are listed as "not yet" and never counted as passed.
 
 pub mod device;
+pub mod event_hubs;
 pub mod examples;
 pub mod expressions;
 pub mod fhir;
@@ -212,6 +213,9 @@ pub enum Run {
 pub fn run_vector(vector: &Value) -> Run {
     let has = |name: &str| vector.get(name).is_some();
     let text = |name: &str| vector.get(name).and_then(Value::as_str).unwrap_or_default();
+    if let Some(outcome) = event_hubs::run(vector) {
+        return Run::Done(outcome);
+    }
     let outcome = if text("use").starts_with("informative") || has("title") && has("measurements") {
         return Run::Informative;
     } else if has("language") && has("expression") {

@@ -31,6 +31,8 @@ use sender::{Auth, KEYS_AT_ONCE, Sender, Target};
 use std::sync::Arc;
 use whose::FromMessage;
 
+pub use sas::token as sas_token;
+
 /// The client of an event hub: a thread for each publication that can be in flight.
 ///
 /// # Errors
