@@ -7,7 +7,7 @@
 //! Invariants:
 //! 1. Acknowledgements leave after the commit of their messages, in receive order, never before.
 //! 2. A commit that fails is tried again with the same messages; meanwhile nothing is acknowledged, and the channel fills
-//!    until the sources slow down.
+//!    until the sources slow down. It is tried again for as long as it takes, whatever the disk says.
 //! 3. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
 
 use crate::bounds;
@@ -20,6 +20,7 @@ use crate::store::{Changes, Room, StoreError};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// When to commit.
@@ -210,8 +211,9 @@ async fn commit(
             .map(|(r, m)| (m, r))
             .collect()
     };
+    // Shared with the store's thread: a call that is refused must not take the messages with it.
+    let named = Arc::new(named);
     let mut pause = DISK_PAUSE;
-    let mut named = named;
     let too_early = sabotage::is_on(Sabotage::AckBeforeCommit);
     if too_early {
         acknowledge(senders, &named, waited);
@@ -226,15 +228,16 @@ async fn commit(
         let revisions = pipeline.packs.borrow().unsaved();
         let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
         let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
-        let (batch, result, room) = pipeline
+        let batch = Arc::clone(&named);
+        let (result, room) = pipeline
             .store
             .call(move |store| {
-                let result = store.append(&named, &revisions, changes.as_ref(), now_us, wall);
+                let result = store.append(&batch, &revisions, changes.as_ref(), now_us, wall);
                 let room = store.room().unwrap_or_default();
-                Ok((named, result, room))
+                Ok((result, room))
             })
-            .await?;
-        named = batch;
+            .await
+            .unwrap_or_else(|error| (Err(error), Room::Plenty));
         match result {
             Ok(first) => {
                 pipeline.packs.borrow_mut().saved(&saved);
@@ -242,7 +245,7 @@ async fn commit(
                 break (first, room);
             }
             Err(error) => {
-                failed_commit(pipeline, &error, took_changes);
+                failed_commit(pipeline, error, took_changes, room).await?;
                 drop(writing);
                 if room == Room::None {
                     make_room(pipeline).await?;
@@ -253,6 +256,7 @@ async fn commit(
             }
         }
     };
+    let named = Arc::unwrap_or_clone(named);
     if !too_early {
         acknowledge(senders, &named, waited);
     }
@@ -283,7 +287,7 @@ async fn make_room(pipeline: &Pipeline) -> Result<(), StoreError> {
         match bounds::make_room(pipeline).await {
             Ok(Room::None) => Timer::after_millis(50).await,
             Ok(_) => return Ok(()),
-            Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+            Err(error @ (StoreError::Stopped | StoreError::Lost(_))) => return Err(error),
             Err(error) => {
                 tracing::error!("{error}; no room can be made in the store, trying again");
                 Timer::after(DISK_PAUSE).await;
@@ -319,22 +323,34 @@ fn after_commit(pipeline: &Pipeline, took_changes: bool) {
     if took_changes {
         pipeline.outbox.borrow_mut().written();
     }
-    if pipeline.disk.trouble.take().is_some() {
-        tracing::info!("the store can be written again");
-    }
+    pipeline.disk.works();
 }
 
-fn failed_commit(pipeline: &Pipeline, error: &StoreError, took_changes: bool) {
+/// Notes a commit that failed. Files that may have suffered are closed; the next try opens them again.
+///
+/// # Errors
+/// When trying again is of no use.
+async fn failed_commit(
+    pipeline: &Pipeline,
+    error: StoreError,
+    took_changes: bool,
+    room: Room,
+) -> Result<(), StoreError> {
     if took_changes {
         pipeline.outbox.borrow_mut().not_written();
     }
-    let text = error.to_string();
-    if pipeline.disk.trouble.borrow().as_ref() != Some(&text) {
-        tracing::error!(
-            "{text}; nothing is acknowledged until it can be written: free space on the store's disk, or look at `dmesg`"
-        );
+    if matches!(error, StoreError::Stopped | StoreError::Lost(_)) {
+        return Err(error);
     }
-    *pipeline.disk.trouble.borrow_mut() = Some(text);
+    let trouble = pipeline.disk.failed(&error, room == Room::None);
+    let is_closed = matches!(error, StoreError::Unavailable { .. });
+    if let Some(trouble) = trouble.filter(|trouble| trouble.needs_reopening() && !is_closed) {
+        let closed = pipeline.store.call(move |store| store.close_files(trouble)).await;
+        if let Err(error @ StoreError::Lost(_)) = closed {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Writes cursors, rows and confirmations on their own: intake is idle, or the program stops.
@@ -345,24 +361,20 @@ pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
     let _writing = pipeline.bounds.writing.lock().await;
     // Rows may name packs that no message has named yet.
     match pipeline.save_packs().await {
-        Err(StoreError::Stopped) => return Err(StoreError::Stopped),
-        Err(error) => {
-            failed_commit(pipeline, &error, false);
-            return Ok(());
-        }
+        Err(error) => return failed_commit(pipeline, error, false, Room::Plenty).await,
         Ok(()) => {}
     }
     let Some(changes) = changes(pipeline, true) else {
         return Ok(());
     };
     let wall = clock::wall().ticks();
-    match pipeline
+    let done = pipeline
         .store
-        .call(move |store| Ok(store.commit_progress(&changes, wall)))
-        .await?
-    {
+        .call(move |store| store.commit_progress(&changes, wall))
+        .await;
+    match done {
         Ok(()) => after_commit(pipeline, true),
-        Err(error) => failed_commit(pipeline, &error, true),
+        Err(error) => failed_commit(pipeline, error, true, Room::Plenty).await?,
     }
     Ok(())
 }

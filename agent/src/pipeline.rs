@@ -10,10 +10,11 @@ use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::normalize::Normalized;
 use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
-use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle};
+use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle, Trouble};
 use iomt_mapping::pack_options::Priority;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -150,11 +151,85 @@ impl PackBook {
     }
 }
 
-/// Messages and bytes that the intake holds and has not committed.
-#[derive(Debug, Default)]
+/// The disk of the store as the loops meet it.
+#[derive(Debug)]
 pub struct DiskState {
+    folder: PathBuf,
+    trouble: RefCell<Option<DiskTrouble>>,
+}
+
+/// Why the store cannot be written.
+#[derive(Clone, Debug)]
+pub struct DiskTrouble {
+    /// What is the matter, when the disk is the reason.
+    pub kind: Option<Trouble>,
+    /// What is the matter and what helps.
+    pub text: String,
+    /// Monotonic microseconds.
+    pub since_us: u64,
+    said_us: u64,
+}
+
+/// A trouble that lasts is said again after this long: microseconds.
+const SAID_AGAIN_US: u64 = 600_000_000;
+
+impl DiskState {
+    /// The disk below `folder`.
+    pub fn new(folder: PathBuf) -> DiskState {
+        DiskState {
+            folder,
+            trouble: RefCell::default(),
+        }
+    }
+
     /// Why the last commit failed; none when it did not.
-    pub trouble: RefCell<Option<String>>,
+    pub fn trouble(&self) -> Option<DiskTrouble> {
+        self.trouble.borrow().clone()
+    }
+
+    /// A commit failed: `full` when the store itself has no room left. Said once, and again when it lasts.
+    pub fn failed(&self, error: &StoreError, full: bool) -> Option<Trouble> {
+        let kind = match Trouble::of(error, &self.folder) {
+            Some(Trouble::Full) if full => Some(Trouble::Limit),
+            other => other,
+        };
+        let text = match (kind, error) {
+            (Some(_), StoreError::Unavailable { advice, .. }) => advice.clone(),
+            (Some(kind), _) => format!("{} ({error})", kind.advice(&self.folder)),
+            (None, _) => error.to_string(),
+        };
+        let now_us = clock::monotonic_us();
+        let mut trouble = self.trouble.borrow_mut();
+        let known = trouble.as_ref().filter(|known| known.kind == kind);
+        let is_news = known.is_none_or(|known| now_us.saturating_sub(known.said_us) >= SAID_AGAIN_US);
+        if is_news {
+            tracing::error!(
+                "{text}; nothing is acknowledged until the store can be written, the senders keep their messages"
+            );
+        }
+        *trouble = Some(DiskTrouble {
+            kind,
+            text,
+            since_us: trouble.as_ref().map_or(now_us, |known| known.since_us),
+            said_us: match known_said(trouble.as_ref(), is_news) {
+                Some(said) => said,
+                None => now_us,
+            },
+        });
+        kind
+    }
+
+    /// A commit succeeded.
+    pub fn works(&self) {
+        if let Some(trouble) = self.trouble.take() {
+            let seconds = clock::monotonic_us().saturating_sub(trouble.since_us) / 1_000_000;
+            tracing::info!("the store can be written again, after {seconds} s");
+        }
+    }
+}
+
+fn known_said(known: Option<&DiskTrouble>, is_news: bool) -> Option<u64> {
+    known.filter(|_| !is_news).map(|known| known.said_us)
 }
 
 /// Everything that the loops share.

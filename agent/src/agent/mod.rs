@@ -6,16 +6,20 @@
 //! the same wiring with doubles.
 
 mod association;
+mod door;
+mod opening;
 mod report;
 mod surroundings;
 mod upkeep;
 
 pub use association::{associate_in_store, associations_in_store};
+pub use door::Door;
+pub use opening::Waiting;
 pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
 
 use crate::bounds::{self, Bounds};
+use crate::clock;
 use crate::config::{ClockTrust, Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
-use crate::control::{self, Inquiry};
 use crate::corrections::Corrections;
 use crate::forward::event_hub::EventHubDestination;
 use crate::forward::fhir::{FhirDestination, SentPeriods};
@@ -28,10 +32,9 @@ use crate::message::{Message, SourceId};
 use crate::packs::{PackProblem, PackSet};
 use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
-use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
+use crate::store::{Loss, Recovered, StoreError, StoreHandle};
 use crate::telemetry::errors::ErrorRecord;
 use crate::telemetry::status::Summary;
-use crate::{clock, web};
 use anyhow::Context as _;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use std::cell::{Cell, RefCell};
@@ -87,7 +90,7 @@ pub struct Stopping {
 /// `tokio::task::LocalSet`. Returns the final accounts.
 ///
 /// # Errors
-/// When the store cannot be opened, or a loop ends by itself.
+/// When the store cannot be opened for another reason than its disk, which is waited for, or a loop ends by itself.
 pub async fn run(
     config: Config,
     surroundings: &dyn Surroundings,
@@ -97,29 +100,18 @@ pub async fn run(
 ) -> anyhow::Result<Summary> {
     let store_folder = store_folder(&config);
     let worker = surroundings.store_worker().context("no thread for the store")?;
-    let folder = store_folder.clone();
-    let opened = worker
-        .call(move || Store::open(&folder))
-        .await
-        .map_err(|_| StoreError::Stopped)?;
-    let (mut store, recovered) = opened.with_context(|| format!("store in {}", store_folder.display()))?;
+    let Some(opened) = opening::open(&config, &worker, surroundings, stop.clone()).await? else {
+        return Ok(Summary::default());
+    };
+    let (store, recovered, last_good) = (opened.store, opened.recovered, opened.last_good);
+    let (source_ids, destination_ids) = (opened.sources, opened.destinations);
     if let Some(aside) = &recovered.set_aside {
         tracing::error!(
             "the store was damaged and is set aside as {}; a new one was begun",
             aside.display()
         );
     }
-    let mut source_ids = Vec::new();
-    for source in &config.sources {
-        source_ids.push(store.source(&source.name)?);
-    }
-    let mut destination_ids = Vec::new();
-    for destination in &config.destinations {
-        destination_ids.push(store.destination(&destination.name)?);
-    }
-    let last_good = store.last_good_packs()?;
-    store.set_limit(config.store.max_bytes.0)?;
-    let (book, corrections) = (store.association_book()?, store.corrections()?);
+    let (book, corrections) = (opened.book, opened.corrections);
     let store = StoreHandle::new(store, worker);
 
     let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
@@ -189,7 +181,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
                 .map(|(id, d)| destination_entry(*id, d).handle)
                 .collect(),
         }),
-        disk: DiskState::default(),
+        disk: DiskState::new(store_folder(config)),
         check: RefCell::default(),
         fatal: RefCell::default(),
         ending: Notify::new(),
@@ -566,20 +558,7 @@ async fn ledger_events(pipeline: Rc<Pipeline>, mut events: mpsc::UnboundedReceiv
 /// # Errors
 /// When an address is taken.
 pub async fn serve(agent: &Rc<Agent>) -> anyhow::Result<Vec<std::net::SocketAddr>> {
-    let (inquiries, questions) = mpsc::channel::<Inquiry>(16);
-    let path = control::socket_path(&agent.store_folder);
-    control::listen(&path, inquiries.clone())
-        .with_context(|| format!("control socket {}", path.display()))?;
-    let mut addresses = Vec::new();
-    if let Some(listen) = &agent.config.web.listen {
-        let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| {
-            format!("status page: cannot listen on {listen}; choose another address in [web] listen")
-        })?;
-        addresses.push(listener.local_addr()?);
-        web::serve(listener, inquiries);
-    }
-    spawn_local(report::answer(Rc::clone(agent), questions));
-    Ok(addresses)
+    Door::default().answer_for(agent).await
 }
 
 /// The kind of a source as shown.

@@ -1,5 +1,6 @@
 //! What is outside of the agent: threads, sockets, serial ports. A simulation gives doubles.
 
+use super::Waiting;
 use crate::config::{DestinationConfig, DestinationKind, SourceConfig, SourceKind, TlsConfig};
 use crate::forward::event_hub;
 use crate::forward::http::Http;
@@ -8,6 +9,7 @@ use crate::packs::Notice;
 use crate::telemetry::errors::ErrorRecord;
 use crate::worker::Worker;
 use std::io;
+use std::rc::Rc;
 
 /// A source that was started: what the intake knows of it, and its loop.
 pub type StartedSource = (SourceHandle, SourceLoop);
@@ -34,6 +36,9 @@ pub trait Surroundings {
     /// # Errors
     /// When the operating system gives no thread.
     fn http(&self, destination: &DestinationConfig) -> io::Result<(Http, Http)>;
+
+    /// The disk of the store does not work; the agent goes on by itself when it does. Called once.
+    fn store_waits(&self, _waiting: &Rc<Waiting>) {}
 
     /// Starts a source.
     ///

@@ -208,8 +208,8 @@ async fn commit(
     let wall = clock::wall().ticks();
     let done = pipeline
         .store
-        .call(move |store| Ok(store.reclaim(&drop, rewrite.as_ref(), Some(&changes), wall)))
-        .await?;
+        .call(move |store| store.reclaim(&drop, rewrite.as_ref(), Some(&changes), wall))
+        .await;
     let mut outbox = pipeline.outbox.borrow_mut();
     match done {
         Ok(()) => outbox.written(),

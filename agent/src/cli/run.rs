@@ -1,13 +1,18 @@
 //! `bedside-agent run`: the service.
 
-use crate::agent::{self, RealSurroundings, Stopping};
-use crate::config;
+use crate::agent::{self, Door, RealSurroundings, StartedSource, Stopping, Surroundings, Waiting};
+use crate::config::{self, DestinationConfig, SourceConfig};
+use crate::forward::http::Http;
+use crate::ingest::SourceContext;
+use crate::packs::Notice;
+use crate::telemetry::errors::ErrorRecord;
+use crate::worker::Worker;
 use anyhow::Context;
 use embassy_time::Timer;
 use std::path::PathBuf;
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 /// A loop that has given no sign of life for this long is stuck: microseconds.
 const STUCK_US: u64 = 60_000_000;
@@ -49,29 +54,73 @@ fn service(config: config::Config) -> anyhow::Result<()> {
         let (stop, stopped) = watch::channel(false);
         tokio::task::spawn_local(stop_at_signal(stop)?);
         let (started, start) = tokio::sync::oneshot::channel();
+        let door = Rc::new(Mutex::new(Door::default()));
+        let service = Service {
+            door: Rc::clone(&door),
+        };
         tokio::task::spawn_local(async move {
             if let Ok(agent) = start.await {
-                after_start(agent).await;
+                after_start(&door, agent).await;
             }
         });
-        agent::run(
-            config,
-            &RealSurroundings,
-            Stopping::default(),
-            stopped,
-            move |agent| {
-                // The receiver lives as long as this runtime.
-                drop(started.send(agent));
-            },
-        )
+        agent::run(config, &service, Stopping::default(), stopped, move |agent| {
+            // The receiver lives as long as this runtime.
+            drop(started.send(agent));
+        })
         .await
     })?;
     println!("{}", serde_json::to_string(&summary)?);
     Ok(())
 }
 
-async fn after_start(agent: Rc<agent::Agent>) {
-    match agent::serve(&agent).await {
+/// The real surroundings, and the way in for questions while the store's disk does not work.
+struct Service {
+    door: Rc<Mutex<Door>>,
+}
+
+impl Surroundings for Service {
+    fn store_worker(&self) -> std::io::Result<Worker> {
+        RealSurroundings.store_worker()
+    }
+
+    fn pack_reader(&self) -> std::io::Result<(Worker, Notice)> {
+        RealSurroundings.pack_reader()
+    }
+
+    fn http(&self, destination: &DestinationConfig) -> std::io::Result<(Http, Http)> {
+        RealSurroundings.http(destination)
+    }
+
+    fn store_waits(&self, waiting: &Rc<Waiting>) {
+        let (door, waiting) = (Rc::clone(&self.door), Rc::clone(waiting));
+        tokio::task::spawn_local(async move {
+            door.lock().await.answer_waiting(&waiting).await;
+            // It is ready in the sense of the service manager: there is nothing that a restart could change.
+            tell(&[
+                sd_notify::NotifyState::Ready,
+                sd_notify::NotifyState::Status(&waiting.text()),
+            ]);
+            // Until the agent runs: whoever holds the other reference.
+            watch_dog(|| {
+                let over = Rc::strong_count(&waiting) == 1;
+                let stuck = waiting.is_stuck(std::time::Duration::from_micros(STUCK_US));
+                (!over).then(|| stuck.then(|| "store".to_owned()))
+            })
+            .await;
+        });
+    }
+
+    fn start_source(
+        &self,
+        config: &SourceConfig,
+        context: SourceContext,
+    ) -> Result<StartedSource, ErrorRecord> {
+        RealSurroundings.start_source(config, context)
+    }
+}
+
+async fn after_start(door: &Mutex<Door>, agent: Rc<agent::Agent>) {
+    match door.lock().await.answer_for(&agent).await {
         Ok(addresses) => {
             for address in addresses {
                 tracing::info!("status page on http://{address}/");
@@ -86,18 +135,27 @@ async fn after_start(agent: Rc<agent::Agent>) {
 
 /// Tells systemd that the agent is ready, and at half of its watchdog interval that every loop is alive.
 async fn notify_service_manager(agent: &agent::Agent) {
-    let tell = |state: &[sd_notify::NotifyState<'_>]| {
-        if let Err(error) = sd_notify::notify(state) {
-            tracing::debug!("service manager: {error}");
-        }
-    };
-    tell(&[sd_notify::NotifyState::Ready]);
+    tell(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&agent.describe()),
+    ]);
+    watch_dog(|| Some(agent.stuck(STUCK_US))).await;
+}
+
+fn tell(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!("service manager: {error}");
+    }
+}
+
+/// Shows the service manager a sign of life, unless `stuck` names a loop that gives none; until it gives nothing at all.
+async fn watch_dog(stuck: impl Fn() -> Option<Option<String>>) {
     let Some(interval) = sd_notify::watchdog_enabled() else {
         return;
     };
     let half = u64::try_from(interval.as_micros() / 2).unwrap_or(5_000_000);
-    loop {
-        match agent.stuck(STUCK_US) {
+    while let Some(stuck) = stuck() {
+        match stuck {
             None => tell(&[sd_notify::NotifyState::Watchdog]),
             Some(name) => {
                 tracing::error!("the {name} loop gives no sign of life; the service manager will restart")

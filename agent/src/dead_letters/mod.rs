@@ -219,7 +219,7 @@ impl DeadLetters<'_> {
     /// Commits what the outbox knows; an error when the disk does not take it.
     async fn commit(&self) -> Result<(), StoreError> {
         intake::commit_progress(self.pipeline).await?;
-        let trouble = self.pipeline.disk.trouble.borrow().clone();
+        let trouble = self.pipeline.disk.trouble().map(|trouble| trouble.text);
         match trouble.filter(|_| self.pipeline.outbox.borrow().has_changes()) {
             Some(trouble) => Err(StoreError::Io(std::io::Error::other(trouble))),
             None => Ok(()),

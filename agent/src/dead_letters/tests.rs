@@ -98,7 +98,7 @@ impl Ward {
                 min_free_disk: 0,
                 destinations: handles.clone(),
             }),
-            disk: DiskState::default(),
+            disk: DiskState::new(folder.to_owned()),
             beats: RefCell::default(),
             check: RefCell::default(),
             ending: Notify::new(),

@@ -58,9 +58,11 @@ pub mod outbox;
 pub mod progress;
 mod read;
 mod recover;
+mod reopen;
 mod rewrite;
 mod schema;
 mod set_aside;
+mod trouble;
 
 pub use bounds::{Limits, Outline, Room};
 pub use check::CheckState;
@@ -70,6 +72,7 @@ pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row
 pub use read::{DeadLetterSummary, Ranges, StoredBatch};
 pub use recover::{Dating, Recovered};
 pub use rewrite::Rewrite;
+pub use trouble::Trouble;
 
 use crate::message::{Message, Position, RevisionId};
 use crate::sabotage::{self, Sabotage};
@@ -101,9 +104,34 @@ pub enum StoreError {
     /// A batch of the journal is damaged.
     #[error("store: {0}")]
     Damaged(#[from] codec::Damaged),
+    /// The disk is in trouble and the files are closed until it works again.
+    #[error("store: {advice}")]
+    Unavailable {
+        /// What is the matter.
+        trouble: Trouble,
+        /// What helps.
+        advice: String,
+    },
+    /// What is there after a trouble is not what was there before: only a new start can tell what to do.
+    #[error("store: it cannot be taken up where it was left ({0})")]
+    Lost(String),
     /// The store's thread is gone.
     #[error("store: stopped")]
     Stopped,
+}
+
+impl StoreError {
+    /// Whether the device refused to read a place of the file.
+    pub fn is_unreadable(&self) -> bool {
+        use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};
+        let StoreError::Sqlite(error) = self else {
+            return false;
+        };
+        let places = [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_CORRUPTFS];
+        error
+            .sqlite_error()
+            .is_some_and(|error| places.contains(&error.extended_code))
+    }
 }
 
 /// One table of the journal.
@@ -118,6 +146,10 @@ pub(crate) struct Segment {
 /// The open store; lives on the store's thread.
 pub struct Store {
     pub(crate) connection: Connection,
+    /// Id of the store.
+    pub(crate) id: String,
+    /// Set while the files are closed.
+    closed: Option<reopen::Closed>,
     pub(crate) codec: Codec,
     pub(crate) segments: Vec<Segment>,
     pub(crate) next_position: Position,
@@ -310,17 +342,20 @@ impl StoreHandle {
         }
     }
 
-    /// Runs `work` with the store.
+    /// Runs `work` with the store; not while its files are closed in trouble and cannot be opened again.
     ///
     /// # Errors
-    /// What `work` returns, or [`StoreError::Stopped`].
+    /// What `work` returns, [`StoreError::Unavailable`], [`StoreError::Lost`] or [`StoreError::Stopped`].
     pub async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = Arc::clone(&self.store);
         let called = self.worker.call(move || match store.lock() {
-            Ok(mut store) => work(&mut store),
+            Ok(mut store) => {
+                store.ensure_open()?;
+                work(&mut store)
+            }
             Err(_) => Err(StoreError::Stopped),
         });
         called.await.map_err(|_| StoreError::Stopped)?

@@ -49,8 +49,7 @@ impl Store {
     /// When the note cannot be written.
     pub fn condemn(&self, reason: &str) -> Result<(), StoreError> {
         if let Some(folder) = self.connection.path().and_then(|path| Path::new(path).parent()) {
-            std::fs::write(folder.join(CONDEMNED), reason)?;
-            std::fs::File::open(folder)?.sync_all()?;
+            Store::condemn_in(folder, reason)?;
         }
         Ok(())
     }
@@ -63,18 +62,26 @@ impl Store {
         Store::open_unread(&folder.join("store.db"))
     }
 
+    /// Notes that the file in `folder`, which nobody has open, cannot be used: the next start sets it aside.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn condemn_in(folder: &Path, reason: &str) -> Result<(), StoreError> {
+        std::fs::write(folder.join(CONDEMNED), reason)?;
+        std::fs::File::open(folder)?.sync_all()?;
+        Ok(())
+    }
+
     fn open_file(file: &Path) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_unread(file)?;
         let recovered = store.recover()?;
+        store.id.clone_from(&recovered.store_id);
         Ok((store, recovered))
     }
 
     fn open_unread(file: &Path) -> Result<Store, StoreError> {
         let mut connection = Connection::open(file)?;
-        prepare(&connection).map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(file.to_owned()),
-            _ => StoreError::Sqlite(error),
-        })?;
+        prepare_file(&connection, file)?;
         schema::migrate(&mut connection).map_err(|error| match error {
             rusqlite::Error::InvalidQuery => StoreError::Newer(file.to_owned()),
             other => StoreError::Sqlite(other),
@@ -84,6 +91,8 @@ impl Store {
         let next_position = next_position(&connection, &segments)?;
         Ok(Store {
             connection,
+            id: String::new(),
+            closed: None,
             codec: Codec::new()?,
             segments,
             next_position,
@@ -120,6 +129,14 @@ impl Store {
         )?;
         Ok(())
     }
+}
+
+/// Settings and lock of an open file.
+pub(super) fn prepare_file(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    prepare(connection).map_err(|error| match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(file.to_owned()),
+        _ => StoreError::Sqlite(error),
+    })
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {

@@ -146,9 +146,7 @@ impl Store {
     }
 
     pub(super) fn meta_text(&self, key: &str) -> rusqlite::Result<Option<String>> {
-        self.connection
-            .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
-            .optional()
+        meta_text(&self.connection, key)
     }
 
     fn last_packets(&self) -> Result<Vec<StoredMessage>, StoreError> {
@@ -176,6 +174,12 @@ impl Store {
         }
         Ok(packets)
     }
+}
+
+pub(super) fn meta_text(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        .optional()
 }
 
 pub(super) fn read_segments(connection: &Connection) -> rusqlite::Result<Vec<Segment>> {

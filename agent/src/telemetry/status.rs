@@ -1,7 +1,7 @@
 //! The state of the agent as the command line, the status page and the metrics endpoint show it. No patient data.
 
 use super::errors::ErrorRecord;
-use crate::store::{DeadLetterSummary, Statistics};
+use crate::store::{DeadLetterSummary, Statistics, Trouble};
 use serde::Serialize;
 
 /// Everything at a glance.
@@ -198,6 +198,8 @@ pub struct StoreState {
     pub bytes: u64,
     /// Why it cannot be written.
     pub trouble: Option<String>,
+    /// What is the matter with its disk.
+    pub trouble_kind: Option<Trouble>,
     /// How far the full check since the start is.
     pub check: String,
     /// Messages that were found damaged since the start.
