@@ -52,6 +52,7 @@ impl Trouble {
             Ok(found) if told == Trouble::Failing && found.f_bavail * found.f_frsize < NO_ROOM => {
                 Trouble::Full
             }
+            _ if told == Trouble::Failing && is_denied(folder) => Trouble::Denied,
             _ => told,
         })
     }
@@ -97,6 +98,16 @@ fn of_io(error: &io::Error) -> Option<Trouble> {
             error.raw_os_error()?;
             Trouble::Failing
         }
+    })
+}
+
+/// Whether it is the rights that are missing: SQLite says only that it cannot open.
+fn is_denied(folder: &Path) -> bool {
+    let denied =
+        |error: &rustix::io::Errno| [rustix::io::Errno::ACCESS, rustix::io::Errno::PERM].contains(error);
+    ["store.db", "store.db-wal", "."].iter().any(|name| {
+        let access = rustix::fs::access(folder.join(name), rustix::fs::Access::WRITE_OK);
+        access.is_err_and(|error| denied(&error))
     })
 }
 

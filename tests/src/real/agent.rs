@@ -68,6 +68,15 @@ impl Gateway {
         self
     }
 
+    /// Puts the store elsewhere than below the gateway's folder.
+    #[must_use]
+    pub fn store_in(mut self, folder: &Path) -> Gateway {
+        let usual = format!("dir = \"{}/store\"", self.folder.display());
+        let other = format!("dir = \"{}\"", folder.display());
+        self.configuration = self.configuration.replacen(&usual, &other, 1);
+        self
+    }
+
     /// Adds an MQTT source called `ward`.
     #[must_use]
     pub fn mqtt(self, port: u16, extra: &str) -> Gateway {
@@ -122,8 +131,8 @@ impl Gateway {
         let mut command = Command::new(words.next().expect("a program"));
         command
             .args(words)
-            .envs(self.environment.iter().cloned())
-            .env_remove("RUNTIME_DIRECTORY");
+            .env_remove("RUNTIME_DIRECTORY")
+            .envs(self.environment.iter().cloned());
         command
     }
 

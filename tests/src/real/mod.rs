@@ -1,11 +1,13 @@
 //! Real parts for whole-system tests: the program as a process, mosquitto, the FHIR server from npm, pseudo-terminals.
 
 pub mod agent;
+pub mod chain;
 pub mod fhir;
 pub mod mosquitto;
 pub mod publisher;
 pub mod serial_line;
 pub mod tap;
+pub mod volume;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! What the server holds against what was published and what was acknowledged.
 
-use crate::chain::{Chain, Place, Publisher};
 use bedside_tests::fhir_server::FhirServer;
 use bedside_tests::real::agent::{Gateway, is_balanced};
+use bedside_tests::real::chain::{Chain, Place, Publisher};
 use bedside_tests::real::fhir::{place_of, readings};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};

@@ -19,14 +19,13 @@
     reason = "a harness of processes lives in real time, and a broken harness must say so at once"
 )]
 
-mod chain;
 mod judge;
 
 use anyhow::{Context, bail};
 use bedside_tests::fhir_server::FhirServer;
+use bedside_tests::real::chain::{Chain, Publisher, Seen};
 use bedside_tests::real::tap::{Way, tap};
 use bedside_tests::real::{Process, agent::Gateway, mosquitto::Mosquitto};
-use chain::{Chain, Publisher, Seen};
 use clap::Parser;
 use judge::{Finding, judge};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! What travels between publisher, broker, agent and server, and who has acknowledged what.
 
-use bedside_tests::real::publisher::{Sent, heart_rates, payload};
-use bedside_tests::real::tap::Way;
+use super::publisher::{Sent, heart_rates, payload};
+use super::tap::Way;
 use rumqttc::{Client, Event, Incoming, MqttOptions, QoS};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
