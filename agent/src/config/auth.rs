@@ -47,7 +47,14 @@ pub enum AuthConfig {
         /// Client id.
         client_id: String,
         /// Client secret.
-        secret: SecretRef,
+        #[serde(default)]
+        secret: Option<SecretRef>,
+        /// In place of a secret: PEM file of the certificate that is registered for the client (RFC 7523; Entra ID).
+        #[serde(default)]
+        certificate: Option<PathBuf>,
+        /// Private key of the certificate (PEM, RSA); the certificate's own file when it is left out.
+        #[serde(default)]
+        key: Option<SecretRef>,
         /// Scope, such as `https://fhir.example/.default`.
         #[serde(default)]
         scope: Option<String>,
@@ -119,23 +126,37 @@ impl AuthConfig {
     pub fn secrets(&self) -> Vec<&SecretRef> {
         match self {
             AuthConfig::Sas { key, token, .. } => key.iter().chain(token).collect(),
+            AuthConfig::ClientCredentials { secret, key, .. } => secret.iter().chain(key).collect(),
             AuthConfig::None | AuthConfig::ManagedIdentity { .. } => Vec::new(),
             AuthConfig::Basic { password: secret, .. }
             | AuthConfig::Bearer { token: secret }
             | AuthConfig::ConnectionString { value: secret }
-            | AuthConfig::ClientCredentials { secret, .. }
             | AuthConfig::SmartBackend { key: secret, .. } => vec![secret],
         }
     }
 
-    pub(super) fn secrets_mut(&mut self) -> Vec<&mut SecretRef> {
+    /// Makes relative paths start at `folder`.
+    pub(super) fn start_at(&mut self, folder: &Path) {
+        if let AuthConfig::ClientCredentials {
+            certificate: Some(path),
+            ..
+        } = self
+        {
+            *path = folder.join(&*path);
+        }
+        self.secrets_mut()
+            .into_iter()
+            .for_each(|secret| secret.start_at(folder));
+    }
+
+    fn secrets_mut(&mut self) -> Vec<&mut SecretRef> {
         match self {
             AuthConfig::Sas { key, token, .. } => key.iter_mut().chain(token).collect(),
+            AuthConfig::ClientCredentials { secret, key, .. } => secret.iter_mut().chain(key).collect(),
             AuthConfig::None | AuthConfig::ManagedIdentity { .. } => Vec::new(),
             AuthConfig::Basic { password: secret, .. }
             | AuthConfig::Bearer { token: secret }
             | AuthConfig::ConnectionString { value: secret }
-            | AuthConfig::ClientCredentials { secret, .. }
             | AuthConfig::SmartBackend { key: secret, .. } => vec![secret],
         }
     }

@@ -116,9 +116,7 @@ impl Config {
                 DestinationKind::Fhir(fhir) => (&mut fhir.auth, &mut fhir.tls),
                 DestinationKind::EventHub(hub) => (&mut hub.auth, &mut hub.tls),
             };
-            auth.secrets_mut()
-                .into_iter()
-                .for_each(|secret| secret.start_at(folder));
+            auth.start_at(folder);
             tls.start_at(folder);
         }
     }

@@ -52,7 +52,9 @@ fn client_credentials(folder: &std::path::Path) -> AuthConfig {
     AuthConfig::ClientCredentials {
         token_url: "https://login.example/token".to_owned(),
         client_id: "bedside".to_owned(),
-        secret: SecretRef::File(folder.join("secret")),
+        secret: Some(SecretRef::File(folder.join("secret"))),
+        certificate: None,
+        key: None,
         scope: Some("https://fhir.example/.default".to_owned()),
     }
 }

@@ -254,6 +254,27 @@ impl Check<'_> {
                 "For example \"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token\".",
             );
         }
+        if let AuthConfig::ClientCredentials {
+            secret,
+            certificate,
+            key,
+            ..
+        } = auth
+        {
+            let wrong = match (secret.is_some(), certificate.is_some(), key.is_some()) {
+                (true, false, false) | (false, true, _) => None,
+                (false, false, _) => Some("The client needs a secret or a certificate."),
+                (true, _, _) => Some("A client proves itself by a secret or by a certificate, not by both."),
+            };
+            if let Some(wrong) = wrong {
+                self.error(
+                    "WrongAuthentication",
+                    &[Member("destination"), Item(number), Member("auth")],
+                    wrong,
+                    "Write secret = \"credential:NAME\", or certificate = \"client.pem\" and key = \"credential:NAME\".",
+                );
+            }
+        }
         if let Some(proxy) = proxy
             && (proxy.starts_with('/') || azure::fhir_address(proxy).is_err())
         {

@@ -1,11 +1,14 @@
-//! Signed assertions for token endpoints (RFC 7523; SMART Backend Services: RS384 and ES384).
+//! Signed assertions for token endpoints (RFC 7523; SMART Backend Services: RS384 and ES384; Entra ID: PS256 with the
+//! thumbprint of a registered certificate).
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA384, RsaKeyPair};
-use rustls_pki_types::PrivateKeyDer;
+use ring::signature::{
+    ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA384, RSA_PSS_SHA256, RsaKeyPair,
+};
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 
 /// A private key that signs assertions.
@@ -78,8 +81,7 @@ impl SigningKey {
             "exp": now + 240,
             "jti": crate::random::id(),
         });
-        let encode = |value: &serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&header), encode(&claims));
+        let signed = to_be_signed(&header, &claims);
         let chance = SystemRandom::new();
         let failed = |_| "the assertion cannot be signed".to_owned();
         let signature = match self {
@@ -95,6 +97,72 @@ impl SigningKey {
                 signature
             }
         };
+        Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
+    }
+}
+
+fn to_be_signed(header: &serde_json::Value, claims: &serde_json::Value) -> String {
+    let encode = |value: &serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", encode(header), encode(claims))
+}
+
+/// A certificate that is registered for a client, with its key.
+pub struct ClientCertificate {
+    key: RsaKeyPair,
+    /// SHA-256 of the certificate, which names it to the server.
+    thumbprint: String,
+}
+
+impl ClientCertificate {
+    /// From PEM; of several certificates the first is the client's own.
+    ///
+    /// # Errors
+    /// When one of them is missing, the key is no RSA key, or they do not belong together; the text holds nothing of them.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<ClientCertificate, String> {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes())
+            .map_err(|_| "the client certificate is no PEM certificate".to_owned())?;
+        let unusable = || "the key of the client certificate is no PEM private key of RSA".to_owned();
+        let pem_key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| unusable())?;
+        let signing = rustls::crypto::ring::sign::any_supported_type(&pem_key).map_err(|_| unusable())?;
+        rustls::sign::CertifiedKey::new(vec![certificate.clone()], signing)
+            .keys_match()
+            .map_err(|_| "the key does not belong to the client certificate".to_owned())?;
+        let SigningKey::Rs384(key) = SigningKey::from_pem(key).map_err(|_| unusable())? else {
+            return Err(unusable());
+        };
+        let digest = ring::digest::digest(&ring::digest::SHA256, &certificate);
+        Ok(ClientCertificate {
+            key,
+            thumbprint: BASE64_URL_SAFE_NO_PAD.encode(digest),
+        })
+    }
+
+    /// An assertion that `client_id` asks `audience` for a token, valid for five minutes from `now` (Unix seconds), and for
+    /// one before, because our clock may be a little ahead.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn assertion(&self, client_id: &str, audience: &str, now: i64) -> Result<String, String> {
+        let header = json!({"alg": "PS256", "typ": "JWT", "x5t#S256": self.thumbprint});
+        let claims = json!({
+            "aud": audience,
+            "iss": client_id,
+            "sub": client_id,
+            "jti": crate::random::id(),
+            "nbf": now - 60,
+            "iat": now,
+            "exp": now + 300,
+        });
+        let signed = to_be_signed(&header, &claims);
+        let mut signature = vec![0; self.key.public().modulus_len()];
+        self.key
+            .sign(
+                &RSA_PSS_SHA256,
+                &SystemRandom::new(),
+                signed.as_bytes(),
+                &mut signature,
+            )
+            .map_err(|_| "the assertion cannot be signed".to_owned())?;
         Ok(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 }

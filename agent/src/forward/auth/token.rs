@@ -1,7 +1,7 @@
 //! Where tokens come from: OAuth 2 client credentials, SMART Backend Services, the managed identity of Azure.
 
 use super::AuthError;
-use super::jwt::SigningKey;
+use super::jwt::{ClientCertificate, SigningKey};
 use crate::clock;
 use crate::config::{AuthConfig, SecretRef};
 use crate::forward::http::{
@@ -24,7 +24,7 @@ pub(super) enum TokenSource {
     ClientCredentials {
         token_url: String,
         client_id: String,
-        secret: SecretRef,
+        proof: Proof,
         scope: Option<String>,
     },
     Smart {
@@ -39,6 +39,16 @@ pub(super) enum TokenSource {
         resource: String,
         client_id: Option<String>,
         place: ManagedPlace,
+    },
+}
+
+/// How a client proves itself.
+pub(super) enum Proof {
+    Secret(SecretRef),
+    Certificate {
+        certificate: PathBuf,
+        /// In the file of the certificate when there is none.
+        key: Option<SecretRef>,
     },
 }
 
@@ -76,11 +86,19 @@ impl TokenSource {
                 token_url,
                 client_id,
                 secret,
+                certificate,
+                key,
                 scope,
             } => TokenSource::ClientCredentials {
                 token_url: token_url.clone(),
                 client_id: client_id.clone(),
-                secret: secret.clone(),
+                proof: match (secret, certificate) {
+                    (Some(secret), _) => Proof::Secret(secret.clone()),
+                    (None, certificate) => Proof::Certificate {
+                        certificate: certificate.clone().unwrap_or_default(),
+                        key: key.clone(),
+                    },
+                },
                 scope: scope.clone(),
             },
             AuthConfig::SmartBackend {
@@ -116,15 +134,25 @@ impl TokenSource {
             TokenSource::ClientCredentials {
                 token_url,
                 client_id,
-                secret,
+                proof,
                 scope,
             } => {
-                let secret = secret.read()?;
-                let mut form = vec![
-                    ("grant_type", "client_credentials"),
-                    ("client_id", client_id),
-                    ("client_secret", secret.reveal()),
-                ];
+                let mut form = vec![("grant_type", "client_credentials"), ("client_id", client_id)];
+                let (secret, assertion);
+                match proof {
+                    Proof::Secret(place) => {
+                        secret = place.read()?;
+                        form.push(("client_secret", secret.reveal()));
+                    }
+                    Proof::Certificate { certificate, key } => {
+                        let now = clock::wall().ticks().div_euclid(10_000_000);
+                        assertion = client_certificate(certificate, key.as_ref())?
+                            .assertion(client_id, token_url, now)
+                            .map_err(AuthError::Setup)?;
+                        form.push(("client_assertion_type", JWT_BEARER));
+                        form.push(("client_assertion", &assertion));
+                    }
+                }
                 form.extend(scope.as_deref().map(|scope| ("scope", scope)));
                 let answer = http.send(form_request(token_url, &form)).await;
                 token_of(&answer.map_err(AuthError::Unreachable)?)
@@ -167,6 +195,14 @@ impl TokenSource {
             } => managed(http, resource, client_id.as_deref(), place).await,
         }
     }
+}
+
+/// Reads certificate and key, each time anew: changed ones are in use with the next token.
+fn client_certificate(certificate: &Path, key: Option<&SecretRef>) -> Result<ClientCertificate, AuthError> {
+    let pem = SecretRef::File(certificate.to_owned()).read()?;
+    let key = key.map(SecretRef::read).transpose()?;
+    let key = key.as_ref().unwrap_or(&pem);
+    ClientCertificate::from_pem(pem.reveal(), key.reveal()).map_err(AuthError::Setup)
 }
 
 /// The token endpoint that the server names in `.well-known/smart-configuration`.

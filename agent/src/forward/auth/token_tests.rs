@@ -197,3 +197,166 @@ fn without_a_managed_identity_the_error_says_so() {
         Err(AuthError::NoManagedIdentity(_))
     ));
 }
+
+fn openssl(folder: &Path, arguments: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new("openssl")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+#[test]
+fn a_client_certificate_signs_what_openssl_accepts_and_is_named_by_its_thumbprint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let made = openssl(
+        path,
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=bed-12",
+        ],
+    );
+    assert!(made.0);
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| path.join(name));
+    let both = path.join("both.pem");
+    let joined = [&certificate, &key]
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .concat();
+    std::fs::write(&both, joined).unwrap();
+    for (certificate, key) in [(certificate, Some(SecretRef::File(key))), (both, None)] {
+        let source = TokenSource::ClientCredentials {
+            token_url: "https://login.example/t/oauth2/v2.0/token".to_owned(),
+            client_id: "bedside".to_owned(),
+            proof: Proof::Certificate { certificate, key },
+            scope: Some("https://fhir.example/.default".to_owned()),
+        };
+        let (asked, http) = endpoint(&[(200, r#"{"access_token":"t","expires_in":3600}"#)]);
+        simulate(source.fetch(&http)).unwrap_or_else(|error| panic!("{error:?}"));
+        let asked = asked.asked.lock().unwrap();
+        let form = String::from_utf8(asked[0].body.bytes().to_vec()).unwrap();
+        for part in [
+            "grant_type=client_credentials",
+            "client_id=bedside",
+            "scope=https%3A%2F%2Ffhir.example%2F.default",
+            "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer",
+        ] {
+            assert!(
+                form.split('&').any(|pair| pair == part),
+                "{part} is not in {form}"
+            );
+        }
+        assert!(!form.contains("client_secret"));
+        let assertion = assertion_of(form.as_bytes());
+        let (signed, signature) = assertion.rsplit_once('.').unwrap();
+        std::fs::write(path.join("signed"), signed).unwrap();
+        std::fs::write(
+            path.join("signature"),
+            BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap(),
+        )
+        .unwrap();
+        assert!(
+            openssl(
+                path,
+                &[
+                    "x509",
+                    "-in",
+                    "cert.pem",
+                    "-pubkey",
+                    "-noout",
+                    "-out",
+                    "public.pem"
+                ]
+            )
+            .0
+        );
+        let verify = [
+            "dgst",
+            "-sha256",
+            "-sigopt",
+            "rsa_padding_mode:pss",
+            "-sigopt",
+            "rsa_pss_saltlen:32",
+            "-verify",
+            "public.pem",
+            "-signature",
+            "signature",
+            "signed",
+        ];
+        assert_eq!(openssl(path, &verify), (true, "Verified OK".to_owned()));
+        let (header, claims) = signed.split_once('.').unwrap();
+        let decode = |part: &str| -> Value {
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+        };
+        let (header, claims) = (decode(header), decode(claims));
+        let fingerprint = openssl(
+            path,
+            &["x509", "-in", "cert.pem", "-noout", "-fingerprint", "-sha256"],
+        )
+        .1;
+        let thumbprint = BASE64_URL_SAFE_NO_PAD
+            .decode(header["x5t#S256"].as_str().unwrap())
+            .unwrap();
+        let thumbprint: Vec<String> = thumbprint.iter().map(|byte| format!("{byte:02X}")).collect();
+        assert!(fingerprint.ends_with(&thumbprint.join(":")), "{fingerprint}");
+        assert_eq!(header["alg"], "PS256");
+        assert_eq!(claims["aud"], "https://login.example/t/oauth2/v2.0/token");
+        assert_eq!(
+            (&claims["iss"], &claims["sub"]),
+            (&"bedside".into(), &"bedside".into())
+        );
+        let lives = claims["exp"].as_i64().unwrap() - claims["nbf"].as_i64().unwrap();
+        assert!((300..=600).contains(&lives) && claims["jti"].as_str().unwrap().len() > 15);
+    }
+}
+
+#[test]
+fn a_certificate_and_a_key_that_do_not_belong_together_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["a", "b"] {
+        let (key, certificate) = (format!("{name}.key"), format!("{name}.pem"));
+        let arguments = [
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+            "-subj",
+            "/CN=x",
+        ];
+        assert!(openssl(path, &arguments).0);
+    }
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    let curve = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    for (certificate, key, expected) in [
+        (read("a.pem"), read("b.key"), "does not belong"),
+        (read("a.key"), read("a.key"), "no PEM certificate"),
+        (read("a.pem"), "secret".to_owned(), "no PEM private key"),
+        (read("a.pem"), curve.serialize_pem(), "does not belong"),
+    ] {
+        match ClientCertificate::from_pem(&certificate, &key) {
+            Err(text) => assert!(text.contains(expected), "{text}"),
+            Ok(_) => panic!("{expected}"),
+        }
+    }
+}
