@@ -22,6 +22,9 @@ const LOG_PAGE_BYTES: u64 = PAGE_BYTES + 24;
 const BATCH_BYTES: u64 = 3 * MIB / 2;
 /// Ledger lines, cursors and rows of a shedding.
 const LEDGER_BYTES: u64 = MIB / 4;
+/// The log is taken into the database at this length. Longer ones were measured to save nothing: the pages of a commit are
+/// new ones, but for a handful.
+const CHECKPOINT_BYTES: u64 = MIB / 2;
 /// The smallest limit that the shares below work with.
 const SMALLEST: u64 = 8 * MIB;
 
@@ -44,7 +47,7 @@ impl Limits {
         Limits {
             max_bytes,
             segment: share,
-            checkpoint: share,
+            checkpoint: share.min(CHECKPOINT_BYTES),
         }
     }
 
@@ -116,7 +119,36 @@ impl Store {
         self.connection
             .query_row(&format!("PRAGMA wal_autocheckpoint = {frames}"), [], |_| Ok(()))?;
         self.limits = limits;
+        if let Err(error) = self.lengthen_log() {
+            // It costs bytes, and nothing else.
+            tracing::debug!("the write-ahead log was not lengthened: {error}");
+        }
         Ok(())
+    }
+
+    /// Gives the write-ahead log its full length, in zeros that SQLite takes for the end of the log, so that commits
+    /// overwrite it. While it grows, each commit makes the file system write its own journal for the new length: four
+    /// times the bytes of the commit itself.
+    fn lengthen_log(&self) -> std::io::Result<()> {
+        use std::io::{Seek as _, SeekFrom, Write as _};
+        let Some(path) = self.connection.path() else {
+            return Ok(());
+        };
+        let mut log = std::fs::OpenOptions::new()
+            .write(true)
+            .open(format!("{path}-wal"))?;
+        // The transaction that reaches the checkpoint still goes behind it.
+        let wanted = self.limits.checkpoint + LEDGER_BYTES;
+        let zeros = vec![0; 64 << 10];
+        let mut length = log.seek(SeekFrom::End(0))?;
+        while length < wanted {
+            let piece = zeros
+                .len()
+                .min(usize::try_from(wanted - length).unwrap_or(zeros.len()));
+            log.write_all(zeros.get(..piece).unwrap_or_default())?;
+            length += piece as u64;
+        }
+        log.sync_all()
     }
 
     /// The shares in force.
@@ -302,4 +334,37 @@ fn pages(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
             .map(|pages| pages as u64)
     };
     Ok((one("PRAGMA page_count")?, one("PRAGMA freelist_count")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::tests::message;
+    use super::*;
+
+    #[test]
+    fn the_log_has_its_full_length_from_the_start_and_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let length = || {
+            std::fs::metadata(folder.path().join("store.db-wal"))
+                .unwrap()
+                .len()
+        };
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        store.set_limit(64 * MIB).unwrap();
+        let full = length();
+        assert!(full > CHECKPOINT_BYTES, "{full}");
+        for number in 0..400 {
+            store.append(&[message(number)], &[], None, 0, 0).unwrap();
+        }
+        assert_eq!(length(), full, "it grew");
+        // What follows the last commit in the log is no damage.
+        std::mem::forget(store);
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["store.db", "store.db-wal"] {
+            std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+        }
+        let (store, recovered) = Store::open(copy.path()).unwrap();
+        assert_eq!((recovered.set_aside, recovered.next_position), (None, 401));
+        assert_eq!(store.read_from(1, usize::MAX).unwrap().messages.len(), 400);
+    }
 }
