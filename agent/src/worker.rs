@@ -1,6 +1,9 @@
 //! The seam between the loops and blocking work (SQLite, HTTP). In the service the work runs on threads of its own; in
-//! simulation on the caller's thread, at once, so that a simulated day is the same run for the same seed.
+//! simulation on the caller's thread, so that a simulated day is the same run for the same seed: at once, or after a pause
+//! of simulated time, which lets several pieces of work be under way there too.
 
+use embassy_time::{Duration, Timer};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::oneshot;
 
@@ -14,7 +17,11 @@ pub struct Worker(Kind);
 enum Kind {
     Threads(Arc<mpsc::Sender<Job>>),
     Inline,
+    Delayed(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
+
+/// Work that has begun; its result.
+pub type Underway<T> = Pin<Box<dyn Future<Output = Result<T, Stopped>>>>;
 
 /// The worker's threads are gone: the program is stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +62,12 @@ impl Worker {
         Worker(Kind::Inline)
     }
 
+    /// A worker for simulation whose work is done on the caller's thread after a pause, and its result told after another:
+    /// a request and its answer on their way.
+    pub fn delayed(pause: impl Fn() -> Duration + Send + Sync + 'static) -> Worker {
+        Worker(Kind::Delayed(Arc::new(pause)))
+    }
+
     /// Runs `work` and waits for its result.
     ///
     /// # Errors
@@ -63,13 +76,30 @@ impl Worker {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stopped> {
+        self.start(work).await
+    }
+
+    /// Begins `work` now, whether or not anybody waits yet; in simulation when it is first waited for.
+    pub fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Underway<T> {
         match &self.0 {
-            Kind::Inline => Ok(work()),
+            Kind::Inline => Box::pin(async move { Ok(work()) }),
+            Kind::Delayed(pause) => {
+                let pause = Arc::clone(pause);
+                Box::pin(async move {
+                    Timer::after(pause()).await;
+                    let result = work();
+                    Timer::after(pause()).await;
+                    Ok(result)
+                })
+            }
             Kind::Threads(jobs) => {
                 let (answer, result) = oneshot::channel();
                 let job: Job = Box::new(move || drop(answer.send(work())));
-                jobs.send(job).map_err(|_| Stopped)?;
-                result.await.map_err(|_| Stopped)
+                let sent = jobs.send(job);
+                Box::pin(async move {
+                    sent.map_err(|_| Stopped)?;
+                    result.await.map_err(|_| Stopped)
+                })
             }
         }
     }
@@ -97,6 +127,32 @@ mod tests {
             }
         });
         assert_eq!(*seen.lock().unwrap(), (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn work_that_was_started_is_under_way_side_by_side() {
+        let worker = Worker::threads("side", 2).unwrap();
+        // Each waits for the other: one after the other they would wait for ever.
+        let meeting = Arc::new(std::sync::Barrier::new(2));
+        block_on(async {
+            let [one, two] = [(); 2].map(|()| {
+                let meeting = Arc::clone(&meeting);
+                worker.start(move || drop(meeting.wait()))
+            });
+            assert_eq!((one.await, two.await), (Ok(()), Ok(())));
+        });
+    }
+
+    #[test]
+    fn simulated_work_takes_simulated_time_and_overlaps() {
+        let begin = iomt_mapping::Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
+        let ((), passed) = crate::clock::simulate(begin, async {
+            let worker = Worker::delayed(|| Duration::from_millis(50));
+            let (one, two) = tokio::join!(worker.start(|| 1), worker.start(|| 2));
+            assert_eq!((one, two), (Ok(1), Ok(2)));
+        })
+        .unwrap();
+        assert_eq!(passed, 100_000);
     }
 
     #[test]

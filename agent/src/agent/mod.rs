@@ -473,6 +473,10 @@ impl Readings for HubReadings {
     async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
         self.destination.deliver(groups, &self.memory).await
     }
+
+    fn appetite(&self) -> usize {
+        self.destination.appetite()
+    }
 }
 
 /// An event hub that takes raw messages.

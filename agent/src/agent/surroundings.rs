@@ -3,6 +3,7 @@
 use super::Waiting;
 use crate::config::{DestinationConfig, DestinationKind, SourceConfig, SourceKind, TlsConfig};
 use crate::forward::event_hub;
+use crate::forward::fhir;
 use crate::forward::http::Http;
 use crate::ingest::{self, SourceContext, SourceHandle, SourceLoop};
 use crate::packs::Notice;
@@ -54,9 +55,6 @@ pub trait Surroundings {
 /// Threads, sockets and serial ports of the operating system.
 pub struct RealSurroundings;
 
-/// Requests that a destination may have under way.
-const HTTP_THREADS: usize = 2;
-
 impl Surroundings for RealSurroundings {
     fn store_worker(&self) -> io::Result<Worker> {
         Worker::threads("store", 1)
@@ -68,8 +66,8 @@ impl Surroundings for RealSurroundings {
 
     fn http(&self, destination: &DestinationConfig) -> io::Result<(Http, Http)> {
         let http = match &destination.kind {
-            DestinationKind::Fhir(fhir) => {
-                Http::real("http", HTTP_THREADS, &fhir.tls, fhir.proxy.as_deref())?
+            DestinationKind::Fhir(server) => {
+                Http::real("http", fhir::REQUESTS, &server.tls, server.proxy.as_deref())?
             }
             DestinationKind::EventHub(hub) => event_hub::http_of("http", hub)?,
         };

@@ -26,6 +26,8 @@ pub(super) struct Gathering {
     pub(super) last: Position,
     /// Complete only at its last position: its period has one Observation.
     pub(super) whole: bool,
+    /// All its readings become one Observation.
+    pub(super) is_period: bool,
     pub(super) readings: Vec<Gathered>,
     pub(super) held: Vec<(Position, u32, Rc<Entry>)>,
 }
@@ -58,6 +60,7 @@ impl Gatherings {
                     series: row.series,
                     last: row.last,
                     whole: row.period.is_some() || row.refs.is_some(),
+                    is_period: row.period.is_some(),
                     readings: Vec::new(),
                     held: Vec::new(),
                 },
@@ -129,6 +132,24 @@ impl Gatherings {
         };
         row.readings
             .push((reading, Rc::clone(entry), Arc::clone(&found.pack)));
+    }
+
+    /// Whether the rows hold Observations for a batch of `wanted`, or all that memory is for.
+    pub(super) fn are_enough(&self, position: Position, wanted: usize) -> bool {
+        if self.count < wanted.min(UNFINISHED) {
+            return false;
+        }
+        self.count >= UNFINISHED || {
+            let complete = self
+                .rows
+                .values()
+                .filter(|row| row.last <= position || !row.whole);
+            let observations = complete.map(|row| {
+                let most = if row.is_period { 1 } else { usize::MAX };
+                row.readings.len().min(most)
+            });
+            observations.sum::<usize>() >= wanted
+        }
     }
 
     /// Rows whose readings up to `position` can be handed over: complete ones; all of them when memory is full.

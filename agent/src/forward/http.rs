@@ -16,6 +16,7 @@ use crate::message::Payload;
 use crate::worker::Worker;
 use bytes::Bytes;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use ureq::http::Uri;
 
@@ -211,6 +212,9 @@ pub trait HttpClient: Send + Sync {
     fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError>;
 }
 
+/// A request that is under way: its response.
+pub type Requested = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>>>>;
+
 /// A client with the threads that its requests run on.
 #[derive(Clone)]
 pub struct Http {
@@ -242,11 +246,18 @@ impl Http {
     /// # Errors
     /// When there is no response.
     pub async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.start(request).await
+    }
+
+    /// Sends the request now; what it gives is waited for later, so that several are under way.
+    pub fn start(&self, request: HttpRequest) -> Requested {
         let client = Arc::clone(&self.client);
-        self.worker
-            .call(move || client.execute(request))
-            .await
-            .unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Stopped, "the program is stopping")))
+        let underway = self.worker.start(move || client.execute(request));
+        Box::pin(async move {
+            underway
+                .await
+                .unwrap_or_else(|_| Err(HttpError::new(HttpErrorKind::Stopped, "the program is stopping")))
+        })
     }
 }
 

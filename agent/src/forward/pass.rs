@@ -4,7 +4,8 @@
 //! covers a reading; groups are handed to the destination when they are complete, or when their memory is full (then they
 //! are sent so far and merged later).
 //!
-//! A pass ends before the next begins, so the order of each Observation is kept; rows that grow meanwhile keep what came.
+//! A pass ends before the next begins, and one batch is delivered before the next is handed over, so the order of each
+//! Observation is kept; rows that grow meanwhile keep what came. While a batch is under way the next one gathers.
 
 use super::gather::Gatherings;
 use super::retry::Backoff;
@@ -18,18 +19,26 @@ use crate::store::outbox::{Pending, Settled};
 use crate::telemetry::errors::ErrorRecord;
 use embassy_time::{Duration, with_timeout};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::iter::Peekable;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Readings that are handed over at a time.
+/// Observations or events that are handed over at a time.
 const BATCH: usize = 1000;
+/// After so many messages it is looked whether enough has gathered.
+const LOOK_EVERY: usize = 32;
 
 /// A destination for readings.
 pub trait Readings {
     /// Delivers groups and says what became of every reading.
     fn deliver(&mut self, groups: Vec<Group>) -> impl Future<Output = Delivery>;
+
+    /// Observations or events that it likes to be handed at a time: more while all goes well, fewer after trouble.
+    fn appetite(&self) -> usize {
+        BATCH
+    }
 }
 
 /// State of a destination, for `status`.
@@ -200,33 +209,113 @@ async fn pass(
         .borrow_mut()
         .begin_pass(context.handle.id, due_ids);
     let mut gatherings = Gatherings::of(due, others);
-    let mut link = Link::Up;
-    for (first, last) in gatherings.positions(due) {
-        let mut from = first;
-        while from <= last {
-            let batch = pipeline.read(from).await?;
-            let Some(newest) = batch.last().map(|e| e.stored.position) else {
-                break;
-            };
-            for entry in batch.iter().take_while(|e| e.stored.position <= last) {
-                feed(context, &mut gatherings, entry).await?;
+    let mut scan = Scan {
+        ranges: gatherings.positions(due).into(),
+        entries: Vec::new().into_iter().peekable(),
+        ended: false,
+    };
+    let appetite = destination.appetite();
+    let mut next = gather(context, &mut gatherings, &mut scan, appetite).await?;
+    while let Some(batch) = next {
+        let Batch { groups, handed } = batch;
+        let appetite = destination.appetite();
+        let (delivery, gathered) = tokio::join!(
+            deliver(context, destination, groups),
+            gather(context, &mut gatherings, &mut scan, appetite)
+        );
+        let link = settle(context, handed, delivery);
+        if link != Link::Up {
+            // What gathered meanwhile is still in its rows.
+            return Ok(link);
+        }
+        next = gathered?;
+    }
+    Ok(Link::Up)
+}
+
+/// How far a pass has read.
+struct Scan {
+    /// Positions that still have to be read, in order.
+    ranges: VecDeque<(Position, Position)>,
+    /// Messages that were read and not looked at yet.
+    entries: Peekable<std::vec::IntoIter<Rc<Entry>>>,
+    /// The last batch was made.
+    ended: bool,
+}
+
+impl Scan {
+    /// The next message of the ranges.
+    async fn next(&mut self, context: &Context) -> Result<Option<Rc<Entry>>, StoreError> {
+        while let Some((first, last)) = self.ranges.front().copied() {
+            if first > last {
+                self.ranges.pop_front();
+                continue;
             }
-            from = newest + 1;
-            let reached = newest.min(last);
-            if gatherings.count >= BATCH {
-                link = hand_over(context, destination, &mut gatherings, reached, false).await;
-                if link != Link::Up {
-                    return Ok(link);
+            let Some(next) = self.entries.peek().map(|entry| entry.stored.position) else {
+                self.entries = context.pipeline.read(first).await?.into_iter().peekable();
+                if self.entries.len() == 0 {
+                    self.ranges.pop_front();
                 }
+                context.beat();
+                tokio::task::yield_now().await;
+                continue;
+            };
+            if next > last {
+                // The next range may begin in what was read.
+                self.ranges.pop_front();
+                continue;
             }
-            context.beat();
-            tokio::task::yield_now().await;
+            let entry = self.entries.next();
+            if next >= first {
+                if let Some((first, _)) = self.ranges.front_mut() {
+                    *first = next + 1;
+                }
+                return Ok(entry);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Readings on their way, as they go and as they are accounted for.
+struct Batch {
+    groups: Vec<Group>,
+    handed: Handed,
+}
+
+/// What a batch took out of its rows.
+struct Handed {
+    /// Up to which position the readings of each row are in the batch.
+    covered: HashMap<u64, Position>,
+    /// Row and messages of each group.
+    owners: Vec<(u64, Vec<Rc<Entry>>)>,
+    /// Position and match of each reading of each group.
+    places: Vec<Vec<(Position, u32)>>,
+    /// Readings whose fate is known without the destination.
+    settled: Vec<Settled>,
+}
+
+/// Reads on until enough has gathered; `None` when all rows are through.
+async fn gather(
+    context: &Context,
+    gatherings: &mut Gatherings,
+    scan: &mut Scan,
+    appetite: usize,
+) -> Result<Option<Batch>, StoreError> {
+    let mut looked = 0;
+    while let Some(entry) = scan.next(context).await? {
+        feed(context, gatherings, &entry).await?;
+        looked += 1;
+        let reached = entry.stored.position;
+        if looked % LOOK_EVERY == 0 && gatherings.are_enough(reached, appetite) {
+            return Ok(Some(take(context, gatherings, reached, false)));
         }
     }
-    if !gatherings.rows.is_empty() {
-        link = hand_over(context, destination, &mut gatherings, Position::MAX, true).await;
+    if scan.ended || gatherings.rows.is_empty() {
+        return Ok(None);
     }
-    Ok(link)
+    scan.ended = true;
+    Ok(Some(take(context, gatherings, Position::MAX, true)))
 }
 
 /// Gives the matches of a message to the rows that cover them.
@@ -270,20 +359,13 @@ async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>)
     Ok(())
 }
 
-/// Hands the ready rows to the destination and takes the fates into the outbox.
-async fn hand_over(
-    context: &Context,
-    destination: &mut impl Readings,
-    gatherings: &mut Gatherings,
-    reached: Position,
-    end: bool,
-) -> Link {
-    let ready = gatherings.ready(reached, end);
+/// Takes the readings of the ready rows.
+fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: bool) -> Batch {
     let mut covered = HashMap::new();
     let mut groups = Vec::new();
     let mut owners = Vec::new();
     let mut settled = Vec::new();
-    for id in ready {
+    for id in gatherings.ready(reached, end) {
         let Some(row) = gatherings.rows.get_mut(&id) else {
             continue;
         };
@@ -317,22 +399,35 @@ async fn hand_over(
         .iter()
         .map(|g| g.readings.iter().map(|r| (r.position, r.match_number)).collect())
         .collect();
-    let delivery = if groups.is_empty() {
-        Delivery {
+    Batch {
+        groups,
+        handed: Handed {
+            covered,
+            owners,
+            places,
+            settled,
+        },
+    }
+}
+
+async fn deliver(context: &Context, destination: &mut impl Readings, groups: Vec<Group>) -> Delivery {
+    if groups.is_empty() {
+        return Delivery {
             fates: Vec::new(),
             sent_periods: Vec::new(),
             link: Link::Up,
             written: 0,
-        }
-    } else {
-        alive(
-            &context.pipeline,
-            &context.handle.name,
-            destination.deliver(groups),
-        )
-        .await
-    };
-    for (((id, entries), places), fates) in owners.into_iter().zip(places).zip(delivery.fates) {
+        };
+    }
+    let work = destination.deliver(groups);
+    alive(&context.pipeline, &context.handle.name, work).await
+}
+
+/// Takes the fates of a batch into the outbox; gives the state of the link.
+fn settle(context: &Context, handed: Handed, delivery: Delivery) -> Link {
+    let mut settled = handed.settled;
+    let owners = handed.owners.into_iter().zip(handed.places);
+    for (((id, entries), places), fates) in owners.zip(delivery.fates) {
         for ((entry, (position, match_number)), fate) in entries.iter().zip(places).zip(fates) {
             let message = Arc::clone(&entry.stored);
             settled.push(Settled {
@@ -348,6 +443,6 @@ async fn hand_over(
     let mut outbox = context.pipeline.outbox.borrow_mut();
     outbox.destination_mut(context.handle.id).written += delivery.written;
     outbox.remember_sent(context.handle.id, delivery.sent_periods);
-    outbox.settle(context.handle.id, &covered, settled, now_us);
+    outbox.settle(context.handle.id, &handed.covered, settled, now_us);
     delivery.link
 }

@@ -1,4 +1,5 @@
-//! Observations per second to a FHIR server that answers at once, at a given round trip, on one link.
+//! Observations per second to a FHIR server that answers at once, at a given round trip, on one link: a backlog of messages
+//! in a real store, drained by the agent as the service runs it.
 //!
 //! The server is this program again as a process of its own, so that the CPU that is counted is the agent's alone.
 #![allow(
@@ -6,52 +7,77 @@
     reason = "a measuring program reads the real clock"
 )]
 
-use anyhow::{Context as _, bail};
-use bedside_agent::config::{ClockTrust, FhirConfig, TlsConfig};
-use bedside_agent::forward::fhir::FhirDestination;
+use anyhow::{Context as _, bail, ensure};
+use bedside_agent::agent::{self, RealSurroundings, StartedSource, Stopping, Surroundings};
+use bedside_agent::clock;
+use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
 use bedside_agent::forward::http::Http;
-use bedside_agent::forward::{Fate, Group, GroupKey, GroupReading};
-use bedside_agent::message::Stamp;
-use bedside_agent::packs::{Pack, PackText};
-use iomt_mapping::{Measurement, Property, Timestamp};
+use bedside_agent::ingest::{SourceContext, SourceHandle};
+use bedside_agent::message::{Message, Payload, PayloadKind, Stamp};
+use bedside_agent::packs::Notice;
+use bedside_agent::telemetry::errors::ErrorRecord;
+use bedside_agent::worker::Worker;
+use bedside_tests::measure::ProcessUse;
+use bedside_tests::real::root;
+use iomt_mapping::Timestamp;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
-const USAGE: &str = "usage: fhir-bench [--rtt MILLISECONDS] [--count OBSERVATIONS] [--period 0|60] [--memory-gone]\n\n\
-    --period 60      hourly SampledData with ten readings each instead of single instants\n\
-    --memory-gone    the Observations exist already and the agent has forgotten them: each is read and merged";
-const DEVICES: usize = 10;
-/// Readings that the forward loop hands over at a time.
-const AT_A_TIME: usize = 1000;
+const USAGE: &str = "usage: fhir-bench [--rtt MILLISECONDS] [--period 0|60] [--memory-gone] [--count OBSERVATIONS]\n\
+    \x20                 [--at-least OBSERVATIONS per second] [--requests-at-most PER OBSERVATION] [--folder DIR]\n\n\
+    Without --rtt and --period all of them: 0, 50 and 200 ms, single instants, hourly SampledData, and hourly\n\
+    SampledData that exists already and that the agent has forgotten (--memory-gone). One line of JSON each.";
+const DEVICES: u64 = 10;
+/// Readings of an hourly Observation; with --memory-gone the server has half of them.
+const HOURLY: u64 = 10;
 const NOON: i64 = 17_900_352_000_000_000;
 
 struct Arguments {
-    rtt: u64,
-    count: usize,
-    period: i32,
-    memory_gone: bool,
+    rtts: Vec<u64>,
+    kinds: Vec<Kind>,
+    count: u64,
+    at_least: f64,
+    requests_at_most: f64,
+    folder: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Single,
+    Hourly,
+    /// Hourly, and the server has half of each Observation.
+    Forgotten,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
     let mut parsed = Arguments {
-        rtt: 50,
+        rtts: vec![0, 50, 200],
+        kinds: vec![Kind::Single, Kind::Hourly, Kind::Forgotten],
         count: 100_000,
-        period: 0,
-        memory_gone: false,
+        at_least: 0.0,
+        requests_at_most: f64::MAX,
+        folder: root().join("target"),
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        let mut value = || words.next().context(USAGE);
         match word.as_str() {
-            "--rtt" => parsed.rtt = words.next().context(USAGE)?.parse()?,
-            "--count" => parsed.count = words.next().context(USAGE)?.parse()?,
-            "--period" => parsed.period = words.next().context(USAGE)?.parse()?,
-            "--memory-gone" => parsed.memory_gone = true,
+            "--rtt" => parsed.rtts = vec![value()?.parse()?],
+            "--period" if value()? == "0" => parsed.kinds = vec![Kind::Single],
+            "--period" => parsed.kinds = vec![Kind::Hourly],
+            "--memory-gone" => parsed.kinds = vec![Kind::Forgotten],
+            "--count" => parsed.count = value()?.parse()?,
+            "--at-least" => parsed.at_least = value()?.parse()?,
+            "--requests-at-most" => parsed.requests_at_most = value()?.parse()?,
+            "--folder" => parsed.folder = value()?.into(),
             _ => bail!(USAGE),
         }
     }
@@ -63,33 +89,87 @@ fn main() -> anyhow::Result<()> {
         return serve(std::env::args().nth(2).context("serve RTT")?.parse()?);
     }
     let arguments = arguments()?;
-    let server = Served::start(arguments.rtt)?;
-    let pack = pack(arguments.period)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    if arguments.memory_gone {
-        // The first half of the readings of each Observation is there.
-        runtime.block_on(deliver(&server.base, &pack, &arguments, 0))?;
+    for kind in &arguments.kinds {
+        for rtt in &arguments.rtts {
+            measure(&arguments, *kind, *rtt)?;
+        }
     }
-    let before = server.stats()?;
-    let (began, used) = (Instant::now(), cpu_us()?);
-    let part = usize::from(arguments.memory_gone);
-    let observations = runtime.block_on(deliver(&server.base, &pack, &arguments, part))?;
-    let (seconds, used) = (began.elapsed().as_secs_f64(), cpu_us()? - used);
-    let after = server.stats()?;
-    let grown = |name: &str| (number(&after, name) - number(&before, name)) as f64 / observations as f64;
-    let held = number(&after, "observations");
-    if held != observations {
-        bail!("the server holds {held} Observations instead of {observations}");
+    Ok(())
+}
+
+/// Fills a store while the server refuses everything, then drains it with a new agent.
+fn measure(arguments: &Arguments, kind: Kind, rtt: u64) -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir_in(&arguments.folder)?;
+    let server = Served::start(rtt)?;
+    let count = arguments.count;
+    let readings = if kind == Kind::Single {
+        count
+    } else {
+        count * HOURLY
+    };
+    let mut half = 0;
+    if kind == Kind::Forgotten {
+        let folder = scratch.path().join("before");
+        let flood = Flood { kind, count, half };
+        run(config(&folder, kind, &server.base)?, flood, move |agent| {
+            agent.summary().delivered >= readings / 2
+        })?;
+        half = 1;
     }
-    let figures = json!({
-        "rtt_ms": arguments.rtt,
-        "observations": observations,
-        "observations_per_second": (observations as f64 / seconds).round(),
-        "requests_per_observation": rounded(grown("requests"), 4),
-        "bytes_per_observation": grown("bytes").round(),
-        "cpu_us_per_observation": rounded(used as f64 / observations as f64, 1),
-    });
-    println!("{figures}");
+    server.refuse(true)?;
+    let folder = scratch.path().join("now");
+    let readings = if kind == Kind::Forgotten {
+        readings / 2
+    } else {
+        readings
+    };
+    let flood = Flood { kind, count, half };
+    run(config(&folder, kind, &server.base)?, flood, move |agent| {
+        agent.unsent() >= readings
+    })?;
+
+    server.refuse(false)?;
+    // The largest resident set counts from here on.
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    let before = ProcessUse::of(std::process::id())?;
+    let nothing = Flood { kind, count: 0, half };
+    run(config(&folder, kind, &server.base)?, nothing, |agent| {
+        agent.unsent() == 0
+    })?;
+    let used = ProcessUse::of(std::process::id())?.since(&before);
+    let seen = server.seen()?;
+    let per_second = count as f64 / seen.seconds;
+    let requests = seen.requests as f64 / count as f64;
+    println!(
+        "{}",
+        json!({
+            "rtt_ms": rtt,
+            "period": if kind == Kind::Single { 0 } else { 60 },
+            "memory_gone": kind == Kind::Forgotten,
+            "observations": count,
+            "observations_per_second": per_second.round(),
+            "requests_per_observation": rounded(requests, 4),
+            "bytes_per_observation": (seen.bytes as f64 / count as f64).round(),
+            "cpu_us_per_observation": rounded(used.cpu_seconds * 1e6 / count as f64, 1),
+            "peak_rss_mib": used.peak_rss_bytes / (1 << 20),
+            "debug_build": cfg!(debug_assertions),
+        })
+    );
+    ensure!(
+        seen.observations == count,
+        "the server holds {} Observations instead of {count}",
+        seen.observations
+    );
+    ensure!(
+        per_second >= arguments.at_least,
+        "{per_second:.0} Observations per second, fewer than {}",
+        arguments.at_least
+    );
+    ensure!(
+        requests <= arguments.requests_at_most,
+        "{requests:.4} requests per Observation, more than {}",
+        arguments.requests_at_most
+    );
     Ok(())
 }
 
@@ -98,127 +178,169 @@ fn rounded(number: f64, digits: i32) -> f64 {
     (number * factor).round() / factor
 }
 
-fn number(stats: &Value, name: &str) -> u64 {
-    stats[name].as_u64().unwrap_or(0)
+/// The surroundings of the service, but for a source that hands over messages as fast as they are taken.
+struct Flood {
+    kind: Kind,
+    count: u64,
+    /// Which half of the readings of a forgotten Observation.
+    half: u64,
 }
 
-/// User and system time of this process in microseconds.
-fn cpu_us() -> anyhow::Result<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, after_name) = stat.rsplit_once(')').context("stat")?;
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    // A tick is a hundredth of a second on every Linux that this runs on.
-    Ok(ticks * 10_000)
+impl Surroundings for Flood {
+    fn store_worker(&self) -> io::Result<Worker> {
+        RealSurroundings.store_worker()
+    }
+
+    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
+        RealSurroundings.pack_reader()
+    }
+
+    fn http(&self, destination: &DestinationConfig) -> io::Result<(Http, Http)> {
+        RealSurroundings.http(destination)
+    }
+
+    fn start_source(&self, _: &SourceConfig, context: SourceContext) -> Result<StartedSource, ErrorRecord> {
+        let handle = SourceHandle {
+            id: context.id,
+            name: context.name.clone(),
+            acknowledger: None,
+            window: 0,
+        };
+        let Flood { kind, count, half } = *self;
+        Ok((
+            handle,
+            Box::pin(async move {
+                for number in 0..count {
+                    let text = text(kind, number, half);
+                    if context.sender.send(message(text, &context)).await.is_err() {
+                        return;
+                    }
+                }
+                context.sender.closed().await;
+            }),
+        ))
+    }
 }
 
-fn pack(period: i32) -> anyhow::Result<Arc<Pack>> {
-    let value = if period == 0 {
+/// The readings of one Observation as one message.
+fn text(kind: Kind, number: u64, half: u64) -> String {
+    let (device, turn) = (number % DEVICES, (number / DEVICES) as i64);
+    let one = |ticks: i64, value: u64| {
+        let time = Timestamp::from_ticks(NOON + ticks).unwrap_or(Timestamp::MIN);
+        json!({"device": format!("device-{device}"), "time": time.to_string(), "hr": 50 + value % 90})
+    };
+    match kind {
+        Kind::Single => one(turn * 10_000_000, number).to_string(),
+        Kind::Hourly | Kind::Forgotten => {
+            let readings = if kind == Kind::Hourly { HOURLY } else { HOURLY / 2 };
+            let of_hour = (0..readings).map(|reading| {
+                let minute = half * readings + reading;
+                one(
+                    turn * 36_000_000_000 + minute as i64 * 600_000_000,
+                    number + minute,
+                )
+            });
+            json!({"readings": of_hour.collect::<Vec<_>>()}).to_string()
+        }
+    }
+}
+
+fn message(text: String, context: &SourceContext) -> Message {
+    Message {
+        source: context.id,
+        stamp: Stamp {
+            boot: context.boot,
+            monotonic_us: clock::monotonic_us(),
+            wall: clock::wall(),
+            trusted: true,
+        },
+        payload: Payload(text.into()),
+        kind: PayloadKind::Whole,
+        topic: None,
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: false,
+        ack: None,
+    }
+}
+
+fn config(folder: &Path, kind: Kind, base: &str) -> anyhow::Result<Config> {
+    let pack = folder.join("mappings.d/bench");
+    std::fs::create_dir_all(&pack)?;
+    let device = json!({"templateType": "CollectionContent", "template": [{"templateType": "CalculatedContent", "template": {
+        "typeName": "heartrate", "typeMatchExpression": "$..[?(@hr)]", "deviceIdExpression": "$.matchedToken.device",
+        "timestampExpression": "$.matchedToken.time",
+        "values": [{"required": true, "valueExpression": "$.matchedToken.hr", "valueName": "hr"}]}}]});
+    let value = if kind == Kind::Single {
         json!({"valueType": "Quantity", "valueName": "hr", "unit": "/min", "system": "http://unitsofmeasure.org",
             "code": "/min"})
     } else {
         json!({"valueType": "SampledData", "valueName": "hr", "unit": "/min", "defaultPeriod": 60_000})
     };
+    let period = if kind == Kind::Single { 0 } else { 60 };
     let fhir = json!({"templateType": "CollectionFhir", "template": [{"templateType": "CodeValueFhir", "template": {
         "typeName": "heartrate", "periodInterval": period, "value": value,
         "category": [{"codes": [{"code": "vital-signs",
             "system": "http://terminology.hl7.org/CodeSystem/observation-category"}]}],
         "codes": [{"code": "8867-4", "system": "http://loinc.org", "display": "Heart rate"}]}}]});
-    let text = PackText {
-        name: "bench".to_owned(),
-        device: r#"{"templateType": "CollectionContent", "template": []}"#.to_owned(),
-        fhir: Some(fhir.to_string()),
-        agent: None,
-    };
-    Ok(Arc::new(Pack::load(text).0.context("the pack")?))
+    std::fs::write(pack.join("devicecontent.json"), device.to_string())?;
+    std::fs::write(pack.join("fhirmapping.json"), fhir.to_string())?;
+    let text = format!(
+        "[gateway]\nid = \"bed-12\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
+         max_bytes = \"2 GiB\"\n[clock]\ntrust = \"always\"\n[[source]]\nname = \"ward\"\nkind = \"mqtt\"\n\
+         url = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
+         [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"{base}\"\n",
+        folder.display()
+    );
+    Ok(toml::from_str(&text)?)
 }
 
-/// Delivers all readings, of hourly ones the first or second half; gives the number of Observations.
-async fn deliver(base: &str, pack: &Arc<Pack>, arguments: &Arguments, half: usize) -> anyhow::Result<u64> {
-    let config: FhirConfig = serde_json::from_value(json!({"url": base}))?;
-    let http = Http::real("fhir", 2, &TlsConfig::default(), None)?;
-    let mut fhir = FhirDestination::new(&config, ClockTrust::Always, http.clone(), http)
-        .map_err(|error| anyhow::anyhow!(error.text))?;
-    let readings_each = if arguments.period == 0 { 1 } else { 10 };
-    let mut position = 0;
-    let mut done = 0;
-    while done < arguments.count {
-        let now = (arguments.count - done).min(AT_A_TIME / readings_each);
-        let mut readings: Vec<Vec<GroupReading>> = vec![Vec::new(); DEVICES];
-        for observation in done..done + now {
-            for reading in 0..readings_each {
-                position += 1;
-                let of_device = (observation / DEVICES) as i64;
-                let ticks = if arguments.period == 0 {
-                    of_device * 10_000_000 + half as i64
-                } else {
-                    of_device * 36_000_000_000 + (half * 10 + reading) as i64 * 600_000_000
-                };
-                readings[observation % DEVICES].push(one(position, observation % DEVICES, NOON + ticks));
+/// Runs the agent until `enough` says so.
+fn run(config: Config, flood: Flood, enough: impl Fn(&agent::Agent) -> bool + 'static) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    runtime.block_on(local.run_until(async move {
+        let (stop, stopped) = watch::channel(false);
+        let (started, agent) = tokio::sync::oneshot::channel();
+        let watching = tokio::task::spawn_local(async move {
+            let agent: std::rc::Rc<agent::Agent> = agent.await?;
+            let (mut idle, mut last) = (0, String::new());
+            while idle < 60_000 {
+                if enough(&agent) {
+                    stop.send_replace(true);
+                    return Ok(());
+                }
+                let now = format!("{:?}", agent.summary());
+                idle = if now == last { idle + 20 } else { 0 };
+                last = now;
+                embassy_time::Timer::after_millis(20).await;
             }
-        }
-        let groups = readings
-            .into_iter()
-            .enumerate()
-            .filter(|(_, readings)| !readings.is_empty());
-        let groups = groups.map(|(device, readings)| Group {
-            key: Arc::new(GroupKey {
-                pack: "bench".into(),
-                device: format!("device-{device}").into(),
-                type_name: "heartrate".into(),
-                patient: None,
-                encounter: None,
-                correlation: None,
-            }),
-            pack: Arc::clone(pack),
-            readings,
+            stop.send_replace(true);
+            bail!("nothing moves any more: {last}")
         });
-        let delivery = fhir
-            .deliver(groups.collect(), &HashMap::<String, Vec<u8>>::new())
-            .await;
-        if let Some(fate) = delivery
-            .fates
-            .iter()
-            .flatten()
-            .find(|fate| **fate != Fate::Delivered)
-        {
-            bail!("{fate:?}, {:?}", delivery.link);
-        }
-        done += now;
-    }
-    Ok(arguments.count as u64)
-}
-
-fn one(position: u64, device: usize, ticks: i64) -> GroupReading {
-    let time = Timestamp::from_ticks(ticks).unwrap_or(Timestamp::MIN);
-    GroupReading {
-        position,
-        match_number: 0,
-        received: Stamp {
-            boot: 1,
-            monotonic_us: 0,
-            wall: time,
-            trusted: true,
-        },
-        measurement: Arc::new(Measurement {
-            type_name: "heartrate".to_owned(),
-            occurrence_time: time,
-            device_id: format!("device-{device}"),
-            patient_id: None,
-            encounter_id: None,
-            correlation_id: None,
-            properties: vec![Property {
-                name: "hr".to_owned(),
-                value: (50 + position % 90).to_string(),
-            }],
-        }),
-    }
+        agent::run(config, &flood, Stopping::default(), stopped, |agent| {
+            drop(started.send(agent));
+        })
+        .await?;
+        watching.await?
+    }))
 }
 
 /// The server's process.
 struct Served {
     child: Child,
     base: String,
+}
+
+/// What the server has seen since it was told to forget.
+struct Seen {
+    requests: u64,
+    bytes: u64,
+    observations: u64,
+    /// From the first request to the last answer.
+    seconds: f64,
 }
 
 impl Served {
@@ -234,9 +356,25 @@ impl Served {
         Ok(Served { child, base })
     }
 
-    fn stats(&self) -> anyhow::Result<Value> {
+    /// Refuses everything for now, or not; what was seen is forgotten.
+    fn refuse(&self, yes: bool) -> anyhow::Result<()> {
+        self.ask(if yes { "/refuse" } else { "/serve" }).map(drop)
+    }
+
+    fn seen(&self) -> anyhow::Result<Seen> {
+        let seen = self.ask("/seen")?;
+        let number = |name: &str| seen[name].as_u64().unwrap_or(0);
+        Ok(Seen {
+            requests: number("requests"),
+            bytes: number("bytes"),
+            observations: number("observations"),
+            seconds: number("microseconds") as f64 / 1e6,
+        })
+    }
+
+    fn ask(&self, path: &str) -> anyhow::Result<Value> {
         let mut stream = TcpStream::connect(self.base.trim_start_matches("http://"))?;
-        stream.write_all(b"GET /stats HTTP/1.1\r\nconnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nconnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let (_, body) = text.split_once("\r\n\r\n").context("an answer")?;
@@ -255,8 +393,16 @@ impl Drop for Served {
 #[derive(Default)]
 struct Server {
     held: Mutex<HashMap<String, (u64, Value)>>,
-    requests: AtomicU64,
-    bytes: AtomicU64,
+    log: Mutex<Log>,
+    refuses: AtomicBool,
+}
+
+#[derive(Default)]
+struct Log {
+    requests: u64,
+    bytes: u64,
+    first: Option<Instant>,
+    last: Option<Instant>,
 }
 
 fn serve(rtt: u64) -> anyhow::Result<()> {
@@ -289,29 +435,59 @@ impl Server {
             });
             let mut body = vec![0; length.unwrap_or(0)];
             reader.read_exact(&mut body)?;
-            let answer = if head.starts_with("GET /stats") {
-                let held = self.held.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.len();
-                json!({"requests": self.requests.load(Ordering::Relaxed), "bytes": self.bytes.load(Ordering::Relaxed),
-                    "observations": held})
-                .to_string()
-            } else {
-                self.requests.fetch_add(1, Ordering::Relaxed);
-                self.bytes
-                    .fetch_add((head.len() + body.len()) as u64, Ordering::Relaxed);
-                // The round trip of the link; what the answer costs comes on top.
-                std::thread::sleep(rtt);
-                self.batch(&serde_json::from_slice(&body)?)?
+            let ours = head.split(' ').nth(1).and_then(|path| self.question(path));
+            let (status, answer) = match &ours {
+                Some(answer) => (200, answer.to_string()),
+                None => self.fhir(&head, &body, rtt)?,
             };
             let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/fhir+json\r\ncontent-length: {}\r\n\r\n",
+                "HTTP/1.1 {status} x\r\ncontent-type: application/fhir+json\r\ncontent-length: {}\r\n\r\n",
                 answer.len()
             );
-            let last = answer.starts_with(r#"{"requests""#);
             reader.get_mut().write_all((head + &answer).as_bytes())?;
-            if last {
+            if ours.is_some() {
                 return Ok(());
             }
         }
+    }
+
+    /// Questions of the measuring program.
+    fn question(&self, path: &str) -> Option<Value> {
+        let mut log = self.log.lock().ok()?;
+        match path {
+            "/refuse" | "/serve" => {
+                self.refuses.store(path == "/refuse", Ordering::Relaxed);
+                *log = Log::default();
+                Some(Value::Null)
+            }
+            "/seen" => {
+                let took = log.first.zip(log.last).map(|(first, last)| last - first);
+                let held = self.held.lock().ok()?.len();
+                Some(
+                    json!({"requests": log.requests, "bytes": log.bytes, "observations": held,
+                    "microseconds": took.unwrap_or_default().as_micros() as u64}),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    fn fhir(&self, head: &str, body: &[u8], rtt: Duration) -> anyhow::Result<(u16, String)> {
+        let poisoned = |_| anyhow::anyhow!("poisoned");
+        if self.refuses.load(Ordering::Relaxed) {
+            return Ok((503, "{}".to_owned()));
+        }
+        {
+            let mut log = self.log.lock().map_err(poisoned)?;
+            log.requests += 1;
+            log.bytes += (head.len() + body.len()) as u64;
+            log.first.get_or_insert_with(Instant::now);
+        }
+        // The round trip of the link; what the answer costs comes on top.
+        std::thread::sleep(rtt);
+        let answer = self.batch(&serde_json::from_slice(body)?)?;
+        self.log.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.last = Some(Instant::now());
+        Ok((200, answer))
     }
 
     fn batch(&self, bundle: &Value) -> anyhow::Result<String> {

@@ -35,6 +35,9 @@ pub(super) use save::{Item, Outcome};
 pub(super) use sent_memory::expires as sent_until;
 pub(super) use server::Down;
 
+/// Requests to a server that may be under way at a time, each on a thread of its own.
+pub const REQUESTS: usize = 4;
+
 /// What earlier deliveries have left in the store for later readings of the same period.
 pub trait SentPeriods {
     /// The stored memories of these Observations, by their id; those that there is none of are absent.
@@ -91,6 +94,11 @@ impl FhirDestination {
     /// Uses this book of associations, in which this destination has that number, in place of one of its own.
     pub fn share_associations(&mut self, book: Rc<RefCell<Book>>, destination: u32) {
         self.resolver.share(book, destination);
+    }
+
+    /// Observations that the server likes to be given at a time.
+    pub fn appetite(&self) -> usize {
+        self.server.appetite()
     }
 
     /// Delivers the groups as far as the server lets us; every reading gets its fate.

@@ -425,9 +425,22 @@ impl Saver {
                 continue;
             }
             self.recent.remove(&item.identity.id);
-            if tried_too_much || self.habits.refuses_our_ids(server, &entry, &answer).await {
-                again.push(item);
-                continue;
+            let in_vain = if tried_too_much {
+                Ok(true)
+            } else {
+                self.habits.refuses_our_ids(server, &entry, &answer).await
+            };
+            match in_vain {
+                Ok(true) => {
+                    again.push(item);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(down) => {
+                    saved.down.get_or_insert(down);
+                    saved.outcomes.push((item, Outcome::Retry));
+                    continue;
+                }
             }
             let lost = answer.status == 404 && entry.if_match.is_some();
             if matches!(answer.status, 409 | 412) || lost {

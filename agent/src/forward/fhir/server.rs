@@ -3,10 +3,12 @@
 //! Invariants:
 //! 1. Every entry that the server has answered keeps its answer, whatever happens to the others.
 //! 2. An entry without an answer may have been carried out or not: only what can be repeated safely is sent.
-//! 3. A Bundle is never larger than the server has shown to take: the size halves on trouble and grows slowly.
+//! 3. A Bundle is never larger than the server has shown to take, and so is the number of those under way ([`pace`]).
 //! 4. One entry that makes a server refuse a whole Bundle is found by halving, and the others go through.
 
 mod bundle;
+mod flight;
+mod pace;
 mod trouble;
 
 use super::answer::Answer;
@@ -16,21 +18,15 @@ use crate::forward::Link;
 use crate::forward::auth::{AuthError, Authorizer};
 use crate::forward::http::{Http, HttpRequest, HttpResponse, Method};
 use crate::telemetry::errors::ErrorRecord;
-use bundle::{body_of, bundle_answers, etag};
+use bundle::{bundle_answers, bundle_of, etag};
 use embassy_time::Duration;
+use flight::{Flight, Part, Queue, landed};
+use pace::Pace;
 use serde_json::Value;
-use std::collections::VecDeque;
-use std::ops::Range;
 use trouble::{is_fhir, no_fhir, no_server, unreachable};
 
-/// Entries of the first Bundle; later ones adapt.
-const FIRST_ENTRIES: usize = 50;
-/// Azure takes at most 500 entries.
-const MOST_ENTRIES: usize = 500;
 /// Bytes of a Bundle, unless a single entry is larger.
 const MOST_BYTES: usize = 1024 * 1024;
-/// A Bundle that takes longer than this is large enough.
-const SLOW_US: u64 = 4_000_000;
 
 const FHIR_JSON: &str = "application/fhir+json";
 
@@ -117,7 +113,8 @@ pub struct Exchange {
 
 /// What became of one Bundle.
 enum Sent {
-    Answers(Vec<Option<Answer>>),
+    /// With the pause that the server asks for, if it does.
+    Answers(Vec<Option<Answer>>, Option<Duration>),
     /// The Bundle as a whole is refused; smaller ones may go.
     Refused(Answer),
     /// The server takes no Bundles.
@@ -131,9 +128,10 @@ pub struct Server {
     http: Http,
     authorizer: Authorizer,
     trust: ClockTrust,
-    /// Entries per Bundle now.
-    entries: usize,
+    pace: Pace,
     bundles: bool,
+    /// When the token was renewed last: monotonic microseconds.
+    renewed_us: u64,
 }
 
 impl Server {
@@ -144,156 +142,149 @@ impl Server {
             http,
             authorizer,
             trust,
-            entries: FIRST_ENTRIES,
+            pace: Pace::default(),
             bundles: true,
+            renewed_us: 0,
         }
     }
 
-    /// Sends the entries, as many at a time as the server takes.
+    /// Observations that the server likes to be given at a time.
+    pub fn appetite(&self) -> usize {
+        self.pace.appetite()
+    }
+
+    /// Sends the entries, as many at a time as the server takes; several requests may be under way, so no two entries may
+    /// touch the same resource.
     pub async fn send(&mut self, entries: &[Entry]) -> Exchange {
         let mut answers: Vec<Option<Answer>> = vec![None; entries.len()];
-        let bodies: Vec<Vec<u8>> = entries.iter().map(body_of).collect();
-        let mut queue: VecDeque<Range<usize>> = VecDeque::new();
-        if !entries.is_empty() {
-            queue.push_back(0..entries.len());
-        }
-        while let Some(whole) = queue.pop_front() {
-            let part = self.part(&bodies, &whole);
-            if part.end < whole.end {
-                queue.push_front(part.end..whole.end);
-            }
-            let (Some(of_part), Some(bodies)) = (entries.get(part.clone()), bodies.get(part.clone())) else {
-                break;
-            };
-            let began = clock::monotonic_us();
-            let sent = match of_part {
-                [one] if !self.bundles => self.send_alone(one).await,
-                _ => self.send_bundle(of_part, bodies).await,
-            };
-            match sent {
-                Sent::Answers(got) => {
-                    let busy = got.iter().flatten().any(Answer::is_passing);
-                    for (slot, answer) in answers.iter_mut().skip(part.start).zip(got) {
-                        *slot = answer;
-                    }
-                    if busy {
-                        // After the first 429 of a batch the rest of it is 429 too: wait before anything else.
-                        self.shrink(part.len());
-                        let down = Down::new(
-                            "FhirServiceException",
-                            "the server asks to slow down (429 or 503 for parts of a batch)",
-                        );
-                        return Exchange {
-                            answers,
-                            down: Some(down),
-                        };
-                    }
-                    if part.len() >= self.entries && clock::monotonic_us() - began < SLOW_US {
-                        self.entries = (self.entries + self.entries / 2 + 1).min(MOST_ENTRIES);
-                    }
-                }
-                Sent::Refused(_) if part.len() > 1 => {
-                    let middle = part.start + part.len() / 2;
-                    queue.push_front(middle..part.end);
-                    queue.push_front(part.start..middle);
-                }
-                Sent::Refused(answer) => match of_part {
-                    [one] if answer.status != 413 => match self.send_alone(one).await {
-                        Sent::Answers(mut got) => {
-                            // What goes alone and not in a Bundle of one: this server has no use for Bundles.
-                            let taken = got
-                                .first()
-                                .is_some_and(|a| a.as_ref().is_some_and(Answer::is_success));
-                            self.bundles &= !taken;
-                            if let (Some(slot), Some(answer)) = (answers.get_mut(part.start), got.pop()) {
-                                *slot = answer;
-                            }
-                        }
-                        Sent::Down(down) => {
-                            return Exchange {
-                                answers,
-                                down: Some(down),
-                            };
-                        }
-                        Sent::Refused(_) | Sent::NoBundles => {}
-                    },
-                    _ => {
-                        if let Some(slot) = answers.get_mut(part.start) {
-                            *slot = Some(answer);
-                        }
-                    }
-                },
-                Sent::NoBundles => {
-                    self.bundles = false;
-                    queue.push_front(part);
-                }
-                Sent::Down(down) => {
-                    self.shrink(part.len());
-                    return Exchange {
-                        answers,
-                        down: Some(down),
-                    };
+        let mut queue = Queue::of(entries.len());
+        let mut flights: Vec<Flight> = Vec::new();
+        let mut down: Option<Down> = None;
+        loop {
+            while down.is_none() && flights.len() < self.pace.under_way() {
+                let Some((part, request)) = self.next_request(entries, &mut queue) else {
+                    break;
+                };
+                match self.authorize(request).await {
+                    Ok(request) => flights.push(Flight::begin(part, &self.http, request)),
+                    Err(cause) => down = Some(cause),
                 }
             }
+            let Some((part, took_us, response)) = landed(&mut flights).await else {
+                return Exchange { answers, down };
+            };
+            let sent = match response {
+                Ok(response) if response.status == 401 && !part.renewed => {
+                    // Others that were under way with the old token see the new one when they come back.
+                    if part.began_us < self.renewed_us || self.authorizer.renew().await {
+                        self.renewed_us = clock::monotonic_us();
+                        queue.again(Part {
+                            renewed: true,
+                            ..part
+                        });
+                        continue;
+                    }
+                    Sent::Down(self.refusal(&response))
+                }
+                Ok(response) if part.alone => self.alone(&response),
+                Ok(response) => self.bundle(&response, part.range.len()).await,
+                Err(error) => Sent::Down(unreachable(&error, clock::is_trusted(self.trust))),
+            };
+            let cause = self.take(part, took_us, sent, &mut queue, &mut answers);
+            // The first cause counts; what is under way still lands, and its answers are kept.
+            down = down.or(cause);
         }
-        Exchange { answers, down: None }
     }
 
-    fn shrink(&mut self, tried: usize) {
-        self.entries = (tried / 2).clamp(1, self.entries);
+    /// Takes what became of a part into answers and queue; gives why nothing more should be sent for now.
+    fn take(
+        &mut self,
+        part: Part,
+        took_us: u64,
+        sent: Sent,
+        queue: &mut Queue,
+        answers: &mut [Option<Answer>],
+    ) -> Option<Down> {
+        let count = part.range.len();
+        let first = part.range.start;
+        match sent {
+            Sent::Answers(got, retry_after) => {
+                let busy = got.iter().flatten().any(Answer::is_passing);
+                let taken = got.iter().flatten().any(Answer::is_success);
+                for (slot, answer) in answers.iter_mut().skip(first).zip(got) {
+                    *slot = answer;
+                }
+                if busy {
+                    // After the first 429 of a batch the rest of it is 429 too: wait before anything else.
+                    self.pace.trouble(count);
+                    let text = "the server asks to slow down (429 or 503 for parts of a batch)";
+                    let mut down = Down::new("FhirServiceException", text);
+                    down.retry_after = retry_after;
+                    return Some(down);
+                }
+                if part.refused_in_bundle {
+                    // What goes alone and not in a Bundle of one: this server has no use for Bundles.
+                    self.bundles &= !taken;
+                }
+                self.pace.answered(count, took_us);
+            }
+            Sent::Refused(answer) if count > 1 => {
+                if answer.status == 413 {
+                    self.pace.too_large(count);
+                }
+                queue.halve(part);
+            }
+            Sent::Refused(answer) if part.alone || answer.status == 413 => {
+                if let Some(slot) = answers.get_mut(first) {
+                    *slot = Some(answer);
+                }
+            }
+            Sent::Refused(_) => queue.again(Part {
+                alone: true,
+                refused_in_bundle: true,
+                ..part
+            }),
+            Sent::NoBundles => {
+                self.bundles = false;
+                queue.again(part);
+            }
+            Sent::Down(down) => {
+                self.pace.trouble(count);
+                return Some(down);
+            }
+        }
+        None
     }
 
-    /// The first entries of `whole` that fit into one Bundle.
-    fn part(&self, bodies: &[Vec<u8>], whole: &Range<usize>) -> Range<usize> {
-        let most = if self.bundles { self.entries } else { 1 };
-        let mut bytes = 0;
-        let fits = bodies
-            .iter()
-            .skip(whole.start)
-            .take(whole.len().min(most))
-            .take_while(|body| {
-                bytes += body.len();
-                bytes <= MOST_BYTES
-            })
-            .count();
-        whole.start..whole.start + fits.max(1)
-    }
-
-    async fn send_bundle(&mut self, entries: &[Entry], bodies: &[Vec<u8>]) -> Sent {
-        let mut body = br#"{"resourceType":"Bundle","type":"batch","entry":["#.to_vec();
-        body.extend_from_slice(&bodies.join(&b','));
-        body.extend_from_slice(b"]}");
+    /// The next request: the first entries of the queue that fit into one Bundle, or one entry where they go alone.
+    fn next_request(&self, entries: &[Entry], queue: &mut Queue) -> Option<(Part, HttpRequest)> {
+        let most = if self.bundles {
+            self.pace.entries(queue.left())
+        } else {
+            1
+        };
+        let mut part = queue.next(most)?;
+        part.alone |= !self.bundles;
+        let of_part = entries.get(part.range.clone())?;
+        if let (true, [one]) = (part.alone, of_part) {
+            return Some((part, self.request_alone(one)));
+        }
+        let (body, count) = bundle_of(of_part, MOST_BYTES);
+        queue.give_back(&mut part, count);
+        let of_part = of_part.get(..count)?;
         let mut request = HttpRequest::with_body(Method::Post, &self.base, body)
             .header("content-type", FHIR_JSON)
             .header("accept", FHIR_JSON);
-        if entries.iter().all(|entry| entry.method == Method::Put) {
+        if of_part.iter().all(|entry| entry.method == Method::Put) {
             request = request.header("prefer", "return=minimal");
         }
         if self.base.contains(".azurehealthcareapis.com") {
             request = request.header("x-bundle-processing-logic", "parallel");
         }
-        let response = match self.ask(request).await {
-            Ok(response) => response,
-            Err(down) => return Sent::Down(down),
-        };
-        match response.status {
-            200..300 => match bundle_answers(&response, entries.len()) {
-                Some(answers) => Sent::Answers(answers),
-                None => Sent::Down(no_fhir(&response)),
-            },
-            400 | 409 | 412 | 413 | 422 if is_fhir(&response) || response.status == 413 => {
-                Sent::Refused(Answer::of_response(&response))
-            }
-            404 | 405 | 501 => match self.is_fhir_server().await {
-                Ok(true) => Sent::NoBundles,
-                Ok(false) => Sent::Down(no_server(&self.base, response.status)),
-                Err(down) => Sent::Down(down),
-            },
-            _ => Sent::Down(self.refusal(&response)),
-        }
+        Some((part, request))
     }
 
-    async fn send_alone(&mut self, entry: &Entry) -> Sent {
+    fn request_alone(&self, entry: &Entry) -> HttpRequest {
         let url = format!("{}/{}", self.base, entry.path);
         let mut request = match &entry.resource {
             Some(resource) => HttpRequest::with_body(entry.method, url, resource.to_string().into_bytes())
@@ -308,19 +299,39 @@ impl Server {
         if entry.if_none_match {
             request = request.header("if-none-match", "*");
         }
-        let response = match self.ask(request).await {
-            Ok(response) => response,
-            Err(down) => return Sent::Down(down),
-        };
-        let answer = Answer::of_response(&response);
+        request
+    }
+
+    /// What the response to a Bundle means.
+    async fn bundle(&mut self, response: &HttpResponse, count: usize) -> Sent {
+        match response.status {
+            200..300 => match bundle_answers(response, count) {
+                Some(answers) => Sent::Answers(answers, response.retry_after()),
+                None => Sent::Down(no_fhir(response)),
+            },
+            400 | 409 | 412 | 413 | 422 if is_fhir(response) || response.status == 413 => {
+                Sent::Refused(Answer::of_response(response))
+            }
+            404 | 405 | 501 => match self.is_fhir_server().await {
+                Ok(true) => Sent::NoBundles,
+                Ok(false) => Sent::Down(no_server(&self.base, response.status)),
+                Err(down) => Sent::Down(down),
+            },
+            _ => Sent::Down(self.refusal(response)),
+        }
+    }
+
+    /// What the response to a request of its own means.
+    fn alone(&self, response: &HttpResponse) -> Sent {
+        let answer = Answer::of_response(response);
         let understood = answer.resource.is_some() || answer.outcome.is_some() || response.body.is_empty();
         match response.status {
-            401 | 403 => Sent::Down(self.refusal(&response)),
+            401 | 403 => Sent::Down(self.refusal(response)),
             _ if answer.is_passing() || response.status >= 500 && !understood => {
-                Sent::Down(self.refusal(&response))
+                Sent::Down(self.refusal(response))
             }
-            _ if !understood => Sent::Down(no_fhir(&response)),
-            _ => Sent::Answers(vec![Some(answer)]),
+            _ if !understood => Sent::Down(no_fhir(response)),
+            _ => Sent::Answers(vec![Some(answer)], None),
         }
     }
 
@@ -344,21 +355,20 @@ impl Server {
     }
 
     /// Whether the CapabilityStatement lets clients choose the id of an Observation; `None` when it does not say.
-    pub async fn takes_client_ids(&mut self) -> Option<bool> {
+    ///
+    /// # Errors
+    /// When there is no statement to be had now.
+    pub async fn takes_client_ids(&mut self) -> Result<Option<bool>, Down> {
         let url = format!("{}/metadata", self.base);
         let response = self
             .ask(HttpRequest::get(url).header("accept", FHIR_JSON))
-            .await
-            .ok()?;
-        let statement: Value = serde_json::from_slice(response.body.bytes()).ok()?;
-        let rest = statement.get("rest")?.as_array()?;
-        let resources = rest
-            .iter()
-            .filter_map(|rest| rest.get("resource")?.as_array())
-            .flatten();
-        let mut observations =
-            resources.filter(|r| r.get("type").and_then(Value::as_str) == Some("Observation"));
-        observations.find_map(|resource| resource.get("updateCreate")?.as_bool())
+            .await?;
+        if !response.is_success() {
+            return Err(self.refusal(&response));
+        }
+        let statement: Value =
+            serde_json::from_slice(response.body.bytes()).map_err(|_| no_fhir(&response))?;
+        Ok(update_create(&statement))
     }
 
     async fn is_fhir_server(&mut self) -> Result<bool, Down> {
@@ -429,4 +439,16 @@ impl Server {
         down.clock = status == 401 && self.authorizer.depends_on_clock() && !clock::is_trusted(self.trust);
         down
     }
+}
+
+/// `updateCreate` of Observation in a CapabilityStatement.
+fn update_create(statement: &Value) -> Option<bool> {
+    let rest = statement.get("rest")?.as_array()?;
+    let resources = rest
+        .iter()
+        .filter_map(|rest| rest.get("resource")?.as_array())
+        .flatten();
+    let mut observations =
+        resources.filter(|resource| resource.get("type").and_then(Value::as_str) == Some("Observation"));
+    observations.find_map(|resource| resource.get("updateCreate")?.as_bool())
 }

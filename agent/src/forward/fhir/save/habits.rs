@@ -6,7 +6,7 @@
 
 use crate::clock;
 use crate::forward::fhir::answer::Answer;
-use crate::forward::fhir::server::{Entry, Server};
+use crate::forward::fhir::server::{Down, Entry, Server};
 use crate::forward::http::percent_encode;
 use iomt_mapping::fhir::Identity;
 use serde_json::Value;
@@ -101,18 +101,31 @@ impl Habits {
     }
 
     /// Whether a refused creation was refused because clients may not choose ids; asks the server once.
-    pub async fn refuses_our_ids(&mut self, server: &mut Server, entry: &Entry, answer: &Answer) -> bool {
-        let creation = entry.if_match.is_none() && !self.own_ids;
-        if !creation || !matches!(answer.status, 400 | 404 | 405 | 422) {
-            return false;
+    ///
+    /// # Errors
+    /// When the server cannot be asked now: the answer says nothing yet.
+    pub async fn refuses_our_ids(
+        &mut self,
+        server: &mut Server,
+        entry: &Entry,
+        answer: &Answer,
+    ) -> Result<bool, Down> {
+        let our_id = entry.if_match.is_none() && !entry.path.contains('?');
+        if !our_id || !matches!(answer.status, 400 | 404 | 405 | 422) {
+            return Ok(false);
         }
         if answer.status == 405 {
             self.own_ids = true;
-        } else if !self.asked {
-            self.asked = true;
-            self.own_ids = server.takes_client_ids().await == Some(false);
+        } else if !self.own_ids && !self.asked {
+            match server.takes_client_ids().await {
+                Ok(takes) => {
+                    self.asked = true;
+                    self.own_ids = takes == Some(false);
+                }
+                Err(down) => return Err(down),
+            }
         }
-        self.own_ids
+        Ok(self.own_ids)
     }
 
     /// No answer came to this creation: where the server chooses ids, only a search tells whether it was carried out.

@@ -25,8 +25,27 @@ struct BundleRequest<'a> {
     if_none_match: Option<&'static str>,
 }
 
+/// A batch of the first entries that fit into `most_bytes`, but of one at least; how many these are.
+pub fn bundle_of(entries: &[Entry], most_bytes: usize) -> (Vec<u8>, usize) {
+    let mut body = br#"{"resourceType":"Bundle","type":"batch","entry":["#.to_vec();
+    let mut count = 0;
+    for entry in entries {
+        let of_entry = body_of(entry);
+        if count > 0 {
+            if body.len() + of_entry.len() > most_bytes {
+                break;
+            }
+            body.push(b',');
+        }
+        body.extend_from_slice(&of_entry);
+        count += 1;
+    }
+    body.extend_from_slice(b"]}");
+    (body, count)
+}
+
 /// An entry as it stands in a Bundle.
-pub fn body_of(entry: &Entry) -> Vec<u8> {
+fn body_of(entry: &Entry) -> Vec<u8> {
     let entry = BundleEntry {
         resource: entry.resource.as_ref(),
         request: BundleRequest {
