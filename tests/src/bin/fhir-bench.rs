@@ -20,7 +20,10 @@ use bedside_agent::worker::Worker;
 use bedside_tests::measure::ProcessUse;
 use bedside_tests::real::root;
 use iomt_mapping::Timestamp;
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -392,7 +395,7 @@ impl Drop for Served {
 /// What the server holds: path -> version and resource. Kept as small as an honest answer allows.
 #[derive(Default)]
 struct Server {
-    held: Mutex<HashMap<String, (u64, Value)>>,
+    held: Mutex<HashMap<String, (u64, String)>>,
     log: Mutex<Log>,
     refuses: AtomicBool,
 }
@@ -490,47 +493,72 @@ impl Server {
         Ok((200, answer))
     }
 
-    fn batch(&self, bundle: &Value) -> anyhow::Result<String> {
+    fn batch(&self, bundle: &Bundle<'_>) -> anyhow::Result<String> {
         let mut held = self.held.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
         let mut entries = Vec::new();
-        for entry in bundle["entry"].as_array().context("a batch")? {
-            let request = &entry["request"];
-            let url = request["url"].as_str().context("a url")?;
-            entries.push(match (request["method"].as_str(), url.split_once("?identifier=")) {
-                (Some("GET"), Some(("Device", identifier))) => {
+        for Entry { request, resource } in &bundle.entry {
+            let url = request.url.as_ref();
+            entries.push(match (request.method, url.split_once("?identifier=")) {
+                ("GET", Some(("Device", identifier))) => {
                     let device = json!({"resourceType": "Device", "id": identifier, "identifier": [{"value": identifier}],
                         "patient": {"reference": format!("Patient/of-{identifier}")}});
                     found(&[json!({"resource": device})])
                 }
-                (Some("GET"), Some(_)) => found(&[]),
-                (Some("GET"), None) => match held.get(url) {
-                    Some((version, resource)) => {
-                        json!({"resource": resource, "response": {"status": "200", "etag": format!("W/\"{version}\"")}})
-                    }
-                    None => json!({"response": {"status": "404"}}),
+                ("GET", Some(_)) => found(&[]),
+                ("GET", None) => match held.get(url) {
+                    Some((version, resource)) => format!(
+                        r#"{{"resource":{resource},"response":{{"status":"200","etag":"W/\"{version}\""}}}}"#
+                    ),
+                    None => r#"{"response":{"status":"404"}}"#.to_owned(),
                 },
-                (Some("PUT"), _) => {
+                ("PUT", _) => {
                     let version = held.get(url).map_or(1, |(version, _)| version + 1);
-                    let expected = request["ifMatch"].as_str();
+                    let expected = request.if_match.as_deref();
                     if expected.is_some_and(|etag| etag != format!("W/\"{}\"", version - 1)) {
-                        json!({"response": {"status": "412"}})
+                        r#"{"response":{"status":"412"}}"#.to_owned()
                     } else {
-                        held.insert(url.to_owned(), (version, entry["resource"].clone()));
+                        let resource = resource.context("a resource")?.get().to_owned();
+                        held.insert(url.to_owned(), (version, resource));
                         let status = if version == 1 { "201" } else { "200" };
-                        json!({"response": {"status": status, "etag": format!("W/\"{version}\"")}})
+                        format!(r#"{{"response":{{"status":"{status}","etag":"W/\"{version}\""}}}}"#)
                     }
                 }
-                _ => json!({"response": {"status": "405"}}),
+                _ => r#"{"response":{"status":"405"}}"#.to_owned(),
             });
         }
-        let mut answer = Map::new();
-        answer.insert("resourceType".to_owned(), "Bundle".into());
-        answer.insert("type".to_owned(), "batch-response".into());
-        answer.insert("entry".to_owned(), entries.into());
-        Ok(Value::Object(answer).to_string())
+        let entries = entries.join(",");
+        Ok(format!(
+            r#"{{"resourceType":"Bundle","type":"batch-response","entry":[{entries}]}}"#
+        ))
     }
 }
 
-fn found(entries: &[Value]) -> Value {
+/// A batch as it comes; resources stay text.
+#[derive(Deserialize)]
+struct Bundle<'a> {
+    #[serde(borrow)]
+    entry: Vec<Entry<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow)]
+    request: Request<'a>,
+    #[serde(borrow)]
+    resource: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    method: &'a str,
+    #[serde(borrow)]
+    url: Cow<'a, str>,
+    #[serde(borrow)]
+    if_match: Option<Cow<'a, str>>,
+}
+
+fn found(entries: &[Value]) -> String {
     json!({"resource": {"resourceType": "Bundle", "type": "searchset", "entry": entries}, "response": {"status": "200"}})
+        .to_string()
 }

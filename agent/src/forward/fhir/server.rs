@@ -158,11 +158,12 @@ impl Server {
     pub async fn send(&mut self, entries: &[Entry]) -> Exchange {
         let mut answers: Vec<Option<Answer>> = vec![None; entries.len()];
         let mut queue = Queue::of(entries.len());
+        let share = self.pace.share(entries.len());
         let mut flights: Vec<Flight> = Vec::new();
         let mut down: Option<Down> = None;
         loop {
             while down.is_none() && flights.len() < self.pace.under_way() {
-                let Some((part, request)) = self.next_request(entries, &mut queue) else {
+                let Some((part, request)) = self.next_request(entries, &mut queue, share) else {
                     break;
                 };
                 match self.authorize(request).await {
@@ -257,9 +258,14 @@ impl Server {
     }
 
     /// The next request: the first entries of the queue that fit into one Bundle, or one entry where they go alone.
-    fn next_request(&self, entries: &[Entry], queue: &mut Queue) -> Option<(Part, HttpRequest)> {
+    fn next_request(
+        &self,
+        entries: &[Entry],
+        queue: &mut Queue,
+        share: usize,
+    ) -> Option<(Part, HttpRequest)> {
         let most = if self.bundles {
-            self.pace.entries(queue.left())
+            self.pace.entries().min(share)
         } else {
             1
         };

@@ -19,7 +19,7 @@ const SHARE: usize = 100;
 /// Observations that a batch of the destination should have, at least and at most: a small one to a server in trouble,
 /// and no more in memory than a gateway can spare.
 const FEWEST: usize = 250;
-const MOST: usize = 2000;
+const MOST: usize = 1000;
 
 /// The pace of one server.
 #[derive(Debug)]
@@ -28,8 +28,9 @@ pub struct Pace {
     under_way: usize,
     /// Bundles that were answered in time since the last step up.
     in_time: usize,
-    /// Time per entry of the quickest answers: microseconds. Slower ones become usual with time.
-    usual: u64,
+    /// Microseconds that quick answers took, by the size of the request (powers of two): round trip and work are not told
+    /// apart, so only requests of one size are compared. Slower ones become usual with time.
+    usual: [u64; 10],
     /// The last exchange was trouble.
     trial: bool,
 }
@@ -40,7 +41,7 @@ impl Default for Pace {
             entries: FIRST_ENTRIES,
             under_way: 1,
             in_time: 0,
-            usual: u64::MAX,
+            usual: [u64::MAX; 10],
             trial: false,
         }
     }
@@ -52,10 +53,14 @@ impl Pace {
         if self.trial { 1 } else { self.under_way }
     }
 
-    /// Entries of the next Bundle when `left` have to be sent: an equal share of what may be under way.
-    pub fn entries(&self, left: usize) -> usize {
-        let share = left.div_ceil(self.under_way()).max(SHARE);
-        self.entries.min(share)
+    /// Entries of a Bundle.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// An equal share of `count` entries for each Bundle that may be under way.
+    pub fn share(&self, count: usize) -> usize {
+        count.div_ceil(self.under_way()).max(SHARE)
     }
 
     /// Observations that are worth a batch.
@@ -66,13 +71,16 @@ impl Pace {
     /// A request with so many entries was answered after `took_us`.
     pub fn answered(&mut self, entries: usize, took_us: u64) {
         self.trial = false;
-        let each = took_us / entries.max(1) as u64;
+        let size = entries.max(1).ilog2().min(9) as usize;
+        let Some(usual) = self.usual.get_mut(size) else {
+            return;
+        };
+        let holds = took_us < QUICK_US || took_us / 2 <= *usual;
+        *usual = took_us.min(usual.saturating_add(*usual / 64 + 1));
         // A few entries say nothing about what many cost.
         if entries < self.entries.min(SHARE) {
             return;
         }
-        let holds = took_us < QUICK_US || each <= self.usual.saturating_mul(2);
-        self.usual = each.min(self.usual.saturating_add(self.usual / 64 + 1));
         if !holds || took_us >= SLOW_US {
             self.in_time = 0;
             self.under_way = (self.under_way - 1).max(1);
@@ -109,7 +117,7 @@ mod tests {
     /// Answers `count` Bundles of the size that the pace asks for.
     fn answer(pace: &mut Pace, count: usize, took_us: impl Fn(usize) -> u64) {
         for _ in 0..count {
-            let entries = pace.entries(10_000);
+            let entries = pace.entries();
             pace.answered(entries, took_us(entries));
         }
     }
@@ -117,20 +125,20 @@ mod tests {
     #[test]
     fn both_grow_while_the_round_trip_holds() {
         let mut pace = Pace::default();
-        assert_eq!(
-            (pace.entries(10_000), pace.under_way(), pace.appetite()),
-            (50, 1, 250)
-        );
+        assert_eq!((pace.entries(), pace.under_way(), pace.appetite()), (50, 1, 250));
         answer(&mut pace, 20, |_| 50_000);
         assert_eq!(
-            (pace.entries(10_000), pace.under_way(), pace.appetite()),
+            (pace.entries(), pace.under_way(), pace.appetite()),
             (MOST_ENTRIES, MOST_UNDER_WAY, MOST)
         );
         // An equal share each, but no crumbs.
         assert_eq!(
-            [pace.entries(1000), pace.entries(150), pace.entries(10)],
+            [pace.share(1000), pace.share(150), pace.share(10)],
             [250, 100, 100]
         );
+        // A small request takes as long as a large one over a long line: that is no sign of trouble.
+        pace.answered(100, 50_000);
+        assert_eq!(pace.under_way(), MOST_UNDER_WAY);
     }
 
     #[test]
@@ -148,19 +156,19 @@ mod tests {
     fn trouble_halves_the_size_and_the_next_goes_alone() {
         let mut pace = Pace::default();
         answer(&mut pace, 20, |_| 50_000);
-        let size = pace.entries(10_000);
+        let size = pace.entries();
         // All that were under way fail.
         for _ in 0..pace.under_way {
             pace.trouble(size);
         }
-        assert_eq!((pace.entries(10_000), pace.under_way()), (size / 2, 1));
+        assert_eq!((pace.entries(), pace.under_way()), (size / 2, 1));
         pace.answered(1, 50_000);
         assert!(!pace.trial);
         for _ in 0..20 {
-            pace.trouble(pace.entries(10_000));
+            pace.trouble(pace.entries());
         }
         assert_eq!(
-            (pace.entries(10_000), pace.under_way(), pace.appetite()),
+            (pace.entries(), pace.under_way(), pace.appetite()),
             (1, 1, FEWEST)
         );
     }
