@@ -461,6 +461,10 @@ impl Readings for FhirReadings {
         self.memory.pipeline.note_associations();
         delivery
     }
+
+    fn appetite(&self) -> usize {
+        self.destination.appetite()
+    }
 }
 
 /// An event hub that takes readings, with its memory in the store.
@@ -472,10 +476,6 @@ struct HubReadings {
 impl Readings for HubReadings {
     async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
         self.destination.deliver(groups, &self.memory).await
-    }
-
-    fn appetite(&self) -> usize {
-        self.destination.appetite()
     }
 }
 
