@@ -29,12 +29,13 @@ use crate::forward::{Delivery, DestinationHandle, Destinations, Group, MessageDe
 use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
 use crate::intake::{self, CommitPolicy};
 use crate::message::{Message, SourceId};
-use crate::packs::{PackProblem, PackSet};
+use crate::packs::{PackFolder, PackProblem, PackSet};
 use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
-use crate::store::{Loss, Recovered, StoreError, StoreHandle};
+use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
 use crate::telemetry::errors::ErrorRecord;
 use crate::telemetry::status::Summary;
+use crate::worker::Worker;
 use anyhow::Context as _;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use std::cell::{Cell, RefCell};
@@ -146,6 +147,65 @@ pub async fn run(
         .await
 }
 
+/// What the loops of the service share, for a command while the service is down. Nothing runs.
+pub struct AtRest {
+    /// Shared state, over the store.
+    pub pipeline: Rc<Pipeline>,
+    /// The destinations of the configuration.
+    pub destinations: Destinations,
+    /// Names of the sources.
+    pub sources: HashMap<SourceId, Arc<str>>,
+}
+
+/// Opens the store of a service that is down, with the packs and destinations that the configuration names now.
+///
+/// # Errors
+/// When the service runs, or the store cannot be opened.
+pub fn at_rest(config: &Config) -> anyhow::Result<AtRest> {
+    let folder = store_folder(config);
+    let (mut store, recovered) =
+        Store::open_at_rest(&folder).with_context(|| format!("store in {}", folder.display()))?;
+    store.set_limit(config.store.max_bytes.0)?;
+    let mut ids = Vec::new();
+    for destination in &config.destinations {
+        ids.push(store.destination(&destination.name)?);
+    }
+    let mut sources = HashMap::new();
+    for source in &config.sources {
+        sources.insert(store.source(&source.name)?, Arc::from(source.name.as_str()));
+    }
+    let last_good = store
+        .last_good_packs()?
+        .and_then(|bundle| PackSet::texts(&bundle));
+    let packs = PackFolder::open(&config.mappings.dir, last_good.unwrap_or_default()).packs();
+    let packs = packs.borrow().clone();
+    let pipeline = pipeline(
+        config,
+        &recovered,
+        StoreHandle::new(store, Worker::inline()),
+        &ids,
+    );
+    for source in &config.sources {
+        let id = sources
+            .iter()
+            .find(|(_, name)| ***name == *source.name)
+            .map(|(id, _)| *id);
+        if let Some(id) = id {
+            let own = packs.for_source(source.packs.as_deref());
+            pipeline.packs.borrow_mut().set_current(id, own);
+        }
+    }
+    let handles = ids
+        .iter()
+        .zip(&config.destinations)
+        .map(|(id, d)| destination_entry(*id, d).handle);
+    Ok(AtRest {
+        destinations: Destinations(handles.collect()),
+        sources,
+        pipeline: Rc::new(pipeline),
+    })
+}
+
 /// The folder of the store: configured, or the service's state directory.
 pub fn store_folder(config: &Config) -> PathBuf {
     config.store.dir.clone().unwrap_or_else(|| {
@@ -155,9 +215,12 @@ pub fn store_folder(config: &Config) -> PathBuf {
 }
 
 fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinations: &[u32]) -> Pipeline {
+    let mut outbox = Outbox::restore(recovered, destinations, clock::monotonic_us());
+    // A share of their own: a flood of them takes nothing from good readings.
+    outbox.limit_letters(config.store.max_bytes.0 / 32);
     Pipeline {
         store,
-        outbox: RefCell::new(Outbox::restore(recovered, destinations, clock::monotonic_us())),
+        outbox: RefCell::new(outbox),
         recent: RefCell::new(Recent::default()),
         packs: RefCell::new(PackBook::restore(&recovered.revisions)),
         associations: Rc::default(),

@@ -3,7 +3,7 @@
 mod time;
 
 use super::Format;
-use super::status::find_socket;
+use super::service::socket as find_socket;
 use crate::agent::{associate_in_store, associations_in_store, store_folder};
 use crate::associations::{Command as Entry, Who};
 use crate::clock;

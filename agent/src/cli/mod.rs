@@ -3,6 +3,7 @@
 
 pub mod association;
 pub mod check;
+pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod log;
@@ -11,6 +12,7 @@ pub mod mappings;
 mod packs;
 pub mod run;
 pub mod serial;
+mod service;
 pub mod simulate;
 pub mod status;
 
@@ -62,6 +64,7 @@ enum Command {
     Demo(demo::Demo),
     Map(map::Map),
     Mappings(mappings::Mappings),
+    DeadLetters(dead_letters::DeadLetters),
     Simulate(simulate::Simulate),
     Serial(serial::Serial),
 }
@@ -89,6 +92,7 @@ impl Cli {
             Command::Check(check) => check.run(),
             Command::Map(map) => map.run(),
             Command::Mappings(mappings) => mappings.run(),
+            Command::DeadLetters(letters) => letters.run(),
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),

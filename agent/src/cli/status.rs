@@ -1,8 +1,7 @@
 //! `bedside-agent status`: the running agent at a glance, over its control socket.
 
-use crate::agent::store_folder;
 use crate::config;
-use crate::control::{Question, ask_socket, socket_path};
+use crate::control::{Question, ask_socket};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -35,7 +34,7 @@ impl Status {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         let socket = match &self.socket {
             Some(socket) => socket.clone(),
-            None => find_socket(&config::load(&self.config)?),
+            None => super::service::socket(&config::load(&self.config)?),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -62,17 +61,6 @@ impl Status {
         } else {
             ExitCode::SUCCESS
         })
-    }
-}
-
-/// The service's socket is below /run; one started by hand has it in its store.
-pub(super) fn find_socket(config: &config::Config) -> PathBuf {
-    let service = PathBuf::from("/run/bedside-agent/control.sock");
-    let own = socket_path(&store_folder(config));
-    if own.exists() || !service.exists() {
-        own
-    } else {
-        service
     }
 }
 

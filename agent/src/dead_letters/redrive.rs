@@ -82,7 +82,7 @@ impl DeadLetters<'_> {
             let upkeep = self.pipeline.bounds.hold().await;
             let mut cases = Vec::new();
             for ids in some {
-                cases.extend(self.case(ids.clone()).await?);
+                cases.extend(self.case(ids.clone(), &mut result).await?);
             }
             {
                 let mut outbox = self.pipeline.outbox.borrow_mut();
@@ -98,12 +98,17 @@ impl DeadLetters<'_> {
         Ok(result)
     }
 
-    async fn case(&self, ids: Vec<u64>) -> Result<Option<Case>, StoreError> {
+    async fn case(&self, ids: Vec<u64>, result: &mut Redriven) -> Result<Option<Case>, StoreError> {
         let pipeline = self.pipeline;
         let letters = pipeline.store.call(move |store| store.letters(&ids)).await?;
         let Some(first) = letters.first() else {
             return Ok(None);
         };
+        // Not even looked at: it would end this process too.
+        if let Some(killer) = letters.iter().find(|l| l.error.name == "MessageKilledTheProcess") {
+            keep(result, killer.id, killer.error.clone());
+            return Ok(None);
+        }
         let stored = Arc::clone(&first.message);
         let entry = Entry::new((*stored).clone());
         let revision = pipeline.packs.borrow().current(stored.message.source);

@@ -141,6 +141,16 @@ impl Store {
         Some(content(&stored.message))
     }
 
+    /// What is known, for a command while the service is down: that is no start.
+    pub(super) fn known_killers(&self) -> Result<Isolation, StoreError> {
+        let text: Option<String> = self.meta_text(NOTES)?;
+        let notes: Option<Notes> = text.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Isolation {
+            careful_until: 0,
+            killers: notes.unwrap_or_default().killers,
+        })
+    }
+
     /// Marks the message at `position` as the one that is being normalized. When it returns, a start finds the mark.
     ///
     /// # Errors

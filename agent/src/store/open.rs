@@ -59,7 +59,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`] while the service runs, [`StoreError::Newer`], or a file that cannot be used.
     pub fn open_for_command(folder: &Path) -> Result<Store, StoreError> {
-        Store::open_unread(&folder.join("store.db"))
+        let file = folder.join("store.db");
+        if !file.exists() {
+            return Err(StoreError::Io(std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                format!("there is no store in {}", folder.display()),
+            )));
+        }
+        Store::open_unread(&file)
+    }
+
+    /// As [`Store::open_for_command`], with what the loops of the service would find.
+    ///
+    /// # Errors
+    /// As [`Store::open_for_command`].
+    pub fn open_at_rest(folder: &Path) -> Result<(Store, Recovered), StoreError> {
+        let mut store = Store::open_for_command(folder)?;
+        let recovered = store.recover(false)?;
+        Ok((store, recovered))
     }
 
     /// Notes that the file in `folder`, which nobody has open, cannot be used: the next start sets it aside.
@@ -74,7 +91,7 @@ impl Store {
 
     fn open_file(file: &Path) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_unread(file)?;
-        let recovered = store.recover()?;
+        let recovered = store.recover(true)?;
         store.id.clone_from(&recovered.store_id);
         Ok((store, recovered))
     }

@@ -58,7 +58,7 @@ pub struct Recovered {
 }
 
 impl Store {
-    pub(super) fn recover(&mut self) -> Result<Recovered, StoreError> {
+    pub(super) fn recover(&mut self, service: bool) -> Result<Recovered, StoreError> {
         let store_id = match self.meta_text("store_id")? {
             Some(id) => id,
             None => {
@@ -127,7 +127,11 @@ impl Store {
         })?;
         let resume = self.last_packets()?;
         let letters = self.letter_notes()?;
-        let isolation = self.note_start(progress.cursor)?;
+        let isolation = if service {
+            self.note_start(progress.cursor)?
+        } else {
+            self.known_killers()?
+        };
         Ok(Recovered {
             store_id,
             boot,
