@@ -61,6 +61,20 @@ install_node() {
   fi
 }
 
+# Validators of FHIR that are not ours: two from npm, one from PyPI.
+VALIDATORS_PYTHON=${CARGO_TARGET_DIR:-$PWD/target}/tools/validators/bin/python
+install_fhir_validators() {
+  local folder=tests/fhir-validators
+  if ! cmp -s "$folder/package-lock.json" "$folder/node_modules/.installed-lock"; then
+    (cd "$folder" && PATH="$TOOLS_PATH:$PATH" npm ci --no-audit --no-fund --loglevel=error)
+    cp "$folder/package-lock.json" "$folder/node_modules/.installed-lock"
+  fi
+  if ! "$VALIDATORS_PYTHON" -c 'import fhir.resources.R4B' 2>/dev/null; then
+    python3 -m venv "${VALIDATORS_PYTHON%/bin/python}"
+    "$VALIDATORS_PYTHON" -m pip install --quiet --disable-pip-version-check 'fhir.resources==8.3.0'
+  fi
+}
+
 install_rust_target() { # NAME
   [ -d "$(rustc --print target-libdir --target "$1")" ] || rustup target add "$1"
 }
@@ -68,6 +82,7 @@ install_rust_target() { # NAME
 install_test_tools() {
   install_apt
   install_node
+  if wanted fhir; then install_fhir_validators; fi
   if wanted arm; then
     install_rust_target "$AARCH64"
     install_rust_target "$ARMV7"

@@ -13,4 +13,5 @@ pub mod fhir_server;
 pub mod fleet;
 pub mod measure;
 pub mod real;
+pub mod samples;
 pub mod slow_line;

@@ -3,6 +3,7 @@
 //! A vector is recognised by what it has, not by the name of its file, so that further folders in the same format run as they
 //! are. Files of rooms whose runner is elsewhere or not there yet are listed as "not yet" and never counted as passed.
 
+pub mod built;
 pub mod device;
 pub mod event_hubs;
 pub mod examples;
@@ -128,6 +129,7 @@ fn vector_files(path: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
 
 fn run_file(path: &Path) -> std::io::Result<FileReport> {
     let text = std::fs::read_to_string(path)?;
+    built::place(&path.display().to_string());
     let mut report = FileReport {
         path: path.to_owned(),
         vectors: 0,
@@ -180,6 +182,8 @@ fn run_file(path: &Path) -> std::io::Result<FileReport> {
         _ => Vec::new(),
     };
     for vector in &vectors {
+        let name = vector.get("name").or(vector.get("id")).and_then(Value::as_str);
+        built::place(&format!("{} {}", path.display(), name.unwrap_or("?")));
         match run_vector(vector) {
             Run::Informative => {}
             Run::NotYet => report.not_yet += 1,

@@ -198,6 +198,7 @@ fn values(
         for group in groups {
             let built = template.create(&group, &ids, &type_name, &BuildOptions::default());
             let observation = built.map_err(|error| format!("{error:?}"))?.resource;
+            super::built::note(&observation);
             let start = observation["effectivePeriod"]["start"].as_str();
             let time = start
                 .or(observation["effectiveDateTime"].as_str())

@@ -1,5 +1,6 @@
 //! What the engine makes of a vector's measurements, in the form in which vectors expect it.
 
+use super::super::built;
 use iomt_mapping::Timestamp;
 use iomt_mapping::fhir::{
     BuildError, BuildOptions, FhirMapping, FhirTemplate, Merge, ObservationGroup, Reading, ResourceIds,
@@ -92,12 +93,16 @@ pub(super) fn write(
         );
         let Some((existing, memory)) = stored(made.system, &made.value, &made.id) else {
             let built = template.create(group, ids, type_name, options)?;
+            built::note(&built.resource);
             return Ok(Written::Create(built.resource, built.memory));
         };
         let merged = template.merge(group, &existing, ids, options, memory.as_ref())?;
         match merged.merge {
             Merge::Unchanged => return Ok(Written::None),
-            Merge::Changed(resource) => return Ok(Written::Update(resource, merged.memory)),
+            Merge::Changed(resource) => {
+                built::note(&resource);
+                return Ok(Written::Update(resource, merged.memory));
+            }
             Merge::NewObservation { id_segment } => group.id_segment = id_segment,
         }
     }
