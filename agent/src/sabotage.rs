@@ -18,6 +18,8 @@ pub enum Sabotage {
     NoJitter,
     /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
     AbortOnMarker,
+    /// Whose a device is is looked up once and believed for two hours, as the MedTech service does.
+    CacheTwoHours,
 }
 
 /// What a message holds that ends the process with [`Sabotage::AbortOnMarker`].
@@ -30,6 +32,7 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("cursor-before-rows", Sabotage::CursorBeforeRows),
     ("no-jitter", Sabotage::NoJitter),
     ("abort-on-marker", Sabotage::AbortOnMarker),
+    ("cache-two-hours", Sabotage::CacheTwoHours),
 ];
 
 /// Whether this fault is turned on.

@@ -7,6 +7,7 @@
 
 mod association;
 mod door;
+mod forwarding;
 mod opening;
 mod report;
 mod surroundings;
@@ -19,13 +20,10 @@ pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundin
 
 use crate::bounds::{self, Bounds};
 use crate::clock;
-use crate::config::{ClockTrust, Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
+use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
 use crate::corrections::Corrections;
-use crate::forward::event_hub::EventHubDestination;
-use crate::forward::fhir::{FhirDestination, SentPeriods};
-use crate::forward::follow::{Messages, forward_messages};
-use crate::forward::pass::{Context, LinkState, Readings, forward_readings};
-use crate::forward::{Delivery, DestinationHandle, Destinations, Group, MessageDelivery, Origin, RawMessage};
+use crate::forward::pass::LinkState;
+use crate::forward::{DestinationHandle, Destinations};
 use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
 use crate::intake::{self, CommitPolicy};
 use crate::message::{Message, SourceId};
@@ -33,13 +31,11 @@ use crate::packs::{PackFolder, PackProblem, PackSet};
 use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
 use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
-use crate::telemetry::errors::ErrorRecord;
 use crate::telemetry::status::Summary;
 use crate::worker::Worker;
 use anyhow::Context as _;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -352,7 +348,7 @@ impl Running {
             Rc::clone(&destinations),
             normalizing_stop,
         ));
-        let forwarding = start_forwarding(&agent, surroundings, &forwarding_stop)?;
+        let forwarding = forwarding::start(&agent, surroundings, &forwarding_stop)?;
         helpers.push(spawn_local(upkeep::clock_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(upkeep::store_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(upkeep::check_loop(Rc::clone(&agent))));
@@ -444,165 +440,6 @@ async fn first_ended(
         std::task::Poll::Pending
     })
     .await
-}
-
-fn start_forwarding(
-    agent: &Rc<Agent>,
-    surroundings: &dyn Surroundings,
-    stop: &watch::Receiver<bool>,
-) -> anyhow::Result<Vec<JoinHandle<Result<(), StoreError>>>> {
-    let names: HashMap<SourceId, Arc<str>> = agent
-        .sources
-        .iter()
-        .map(|s| (s.id, Arc::from(s.config.name.as_str())))
-        .collect();
-    let names = Rc::new(names);
-    let origin = Origin {
-        gateway: Arc::from(agent.config.gateway.id.as_str()),
-        store: Arc::clone(&agent.store_id),
-    };
-    let mut loops = Vec::new();
-    for (entry, config) in agent.destinations.iter().zip(&agent.config.destinations) {
-        let context = Context {
-            pipeline: Rc::clone(&agent.pipeline),
-            handle: entry.handle.clone(),
-            link: Rc::clone(&entry.link),
-            sources: Rc::clone(&names),
-            stop: stop.clone(),
-        };
-        let (http, direct) = surroundings
-            .http(config)
-            .with_context(|| format!("destination {}", config.name))?;
-        let trust = agent.pipeline.trust;
-        match &config.kind {
-            DestinationKind::Fhir(fhir) => {
-                let memory = StoredPeriods {
-                    pipeline: Rc::clone(&agent.pipeline),
-                    destination: entry.handle.id,
-                };
-                let mut destination = FhirDestination::new(fhir, trust, http, direct)
-                    .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
-                destination.share_associations(Rc::clone(&agent.pipeline.associations), entry.handle.id);
-                loops.push(spawn_local(forward_readings(
-                    context,
-                    FhirReadings { destination, memory },
-                )));
-            }
-            DestinationKind::EventHub(hub) => {
-                let failed = |e: ErrorRecord| anyhow::anyhow!("destination {}: {}", config.name, e.text);
-                let identity = match &hub.identity_of {
-                    Some(name) => Some(identity_of(agent, surroundings, name, trust)?.map_err(failed)?),
-                    None => None,
-                };
-                let destination =
-                    EventHubDestination::new(hub, origin.clone(), trust, http, direct, identity)
-                        .map_err(failed)?;
-                let memory = StoredPeriods {
-                    pipeline: Rc::clone(&agent.pipeline),
-                    destination: entry.handle.id,
-                };
-                loops.push(if entry.handle.takes_messages {
-                    spawn_local(forward_messages(context, HubMessages(destination)))
-                } else {
-                    spawn_local(forward_readings(context, HubReadings { destination, memory }))
-                });
-            }
-        }
-    }
-    Ok(loops)
-}
-
-/// A FHIR destination with its memory in the store.
-struct FhirReadings {
-    destination: FhirDestination,
-    memory: StoredPeriods,
-}
-
-impl Readings for FhirReadings {
-    async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
-        let delivery = self.destination.deliver(groups, &self.memory).await;
-        self.memory.pipeline.note_associations();
-        delivery
-    }
-
-    fn appetite(&self) -> usize {
-        self.destination.appetite()
-    }
-}
-
-/// An event hub that takes readings, with its memory in the store.
-struct HubReadings {
-    destination: EventHubDestination,
-    memory: StoredPeriods,
-}
-
-impl Readings for HubReadings {
-    async fn deliver(&mut self, groups: Vec<Group>) -> Delivery {
-        self.destination.deliver(groups, &self.memory).await
-    }
-}
-
-/// An event hub that takes raw messages.
-struct HubMessages(EventHubDestination);
-
-impl Messages for HubMessages {
-    async fn deliver_messages(&mut self, messages: Vec<RawMessage>) -> MessageDelivery {
-        self.0.deliver_messages(messages).await
-    }
-}
-
-/// The FHIR destination that an event hub asks whose its Observations are, with connections of its own.
-fn identity_of(
-    agent: &Agent,
-    surroundings: &dyn Surroundings,
-    name: &str,
-    trust: ClockTrust,
-) -> anyhow::Result<Result<FhirDestination, ErrorRecord>> {
-    let named = agent.config.destinations.iter().find(|one| one.name == name);
-    let Some((config, DestinationKind::Fhir(fhir))) = named.map(|one| (one, &one.kind)) else {
-        anyhow::bail!("identity_of names no FHIR destination: {name}");
-    };
-    let (http, direct) = surroundings
-        .http(config)
-        .with_context(|| format!("destination {name}"))?;
-    Ok(FhirDestination::new(fhir, trust, http, direct))
-}
-
-/// Sent-period memory of one destination: what is not written yet, else the store.
-struct StoredPeriods {
-    pipeline: Rc<Pipeline>,
-    destination: u32,
-}
-
-impl SentPeriods for StoredPeriods {
-    async fn read(&self, observations: &[String]) -> HashMap<String, Vec<u8>> {
-        let mut found = HashMap::new();
-        let mut stored = Vec::new();
-        for observation in observations {
-            match self
-                .pipeline
-                .outbox
-                .borrow()
-                .unwritten_sent_period(self.destination, observation)
-            {
-                Some(memory) => drop(found.insert(observation.clone(), memory)),
-                None => stored.push(observation.clone()),
-            }
-        }
-        let destination = self.destination;
-        let read = self.pipeline.store.call(move |store| {
-            let mut memories = Vec::new();
-            for observation in stored {
-                if let Some(memory) = store.sent_period(destination, &observation)? {
-                    memories.push((observation, memory));
-                }
-            }
-            Ok(memories)
-        });
-        // Without the memory the server is the memory.
-        found.extend(read.await.unwrap_or_default());
-        found
-    }
 }
 
 async fn ledger_events(pipeline: Rc<Pipeline>, mut events: mpsc::UnboundedReceiver<SourceEvent>) {

@@ -131,6 +131,17 @@ impl Book {
         )
     }
 
+    /// Instants at which it may change whose a device is, in order.
+    pub fn turns(&self, destination: u32, device: &Arc<str>) -> Vec<Ticks> {
+        let of_record = self.record(destination, device).into_iter();
+        let mut turns: Vec<Ticks> = entry_instants(self.entries(device))
+            .chain(of_record.flat_map(Record::instants))
+            .collect();
+        turns.sort_unstable();
+        turns.dedup();
+        turns
+    }
+
     fn id_of(&self, destination: u32, who: &Who) -> Option<String> {
         match who {
             Who::Id(id) => Some(id.clone()),

@@ -1,6 +1,7 @@
 //! `[[destination]]`: FHIR servers and event hubs.
 
 use super::auth::{AuthConfig, TlsConfig};
+use super::units::TextDuration;
 use serde::Deserialize;
 
 /// `[[destination]]`.
@@ -58,6 +59,13 @@ pub struct FhirConfig {
     /// Longest time that changed hourly and daily Observations wait for more readings, in seconds.
     #[serde(default = "default_flush_interval")]
     pub flush_interval: u64,
+    /// Longest time that a reading waits for somebody to say whose it is; then it is a dead letter.
+    #[serde(default = "default_max_wait")]
+    pub max_wait: TextDuration,
+}
+
+fn default_max_wait() -> TextDuration {
+    TextDuration(7 * 86_400_000_000)
 }
 
 fn default_flush_interval() -> u64 {

@@ -27,6 +27,18 @@ pub struct Correction {
     pub change: Change,
 }
 
+impl Correction {
+    /// Makes it reach over `gone` too; says whether it did not.
+    pub fn widen(&mut self, gone: (Ticks, Ticks)) -> bool {
+        let change = &mut self.change;
+        let reached =
+            change.from.is_none_or(|from| from <= gone.0) && change.to.is_none_or(|to| gone.1 <= to);
+        change.from = change.from.map(|from| from.min(gone.0));
+        change.to = change.to.map(|to| to.max(gone.1));
+        !reached
+    }
+}
+
 /// A correction with what only memory knows of it.
 #[derive(Clone, Debug)]
 pub struct Open {

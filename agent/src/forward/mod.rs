@@ -2,6 +2,7 @@
 //! resolves, transforms and sends them, and says what became of every reading.
 
 pub mod auth;
+pub mod correct;
 mod endpoint;
 pub mod event_hub;
 pub mod fhir;

@@ -7,11 +7,14 @@
 //! A pass ends before the next begins, and one batch is delivered before the next is handed over, so the order of each
 //! Observation is kept; rows that grow meanwhile keep what came. While a batch is under way the next one gathers.
 
+use super::correct::{Searched, correct};
 use super::gather::Gatherings;
 use super::retry::Backoff;
 use super::{Delivery, DestinationHandle, Fate, Group, Link};
 use crate::clock;
-use crate::message::{Position, SourceId};
+use crate::corrections::Correction;
+use crate::message::{Position, SourceId, Stamp};
+use crate::normalize::receive_time;
 use crate::normalize::{Match, match_of};
 use crate::pipeline::{Entry, Pipeline};
 use crate::store::StoreError;
@@ -39,6 +42,11 @@ pub trait Readings {
     fn appetite(&self) -> usize {
         BATCH
     }
+
+    /// Looks for readings of a correction that are with somebody else than whose they are, and takes them away there.
+    fn correct(&mut self, correction: Correction) -> impl Future<Output = Searched> {
+        async { Searched::nothing(correction) }
+    }
 }
 
 /// State of a destination, for `status`.
@@ -62,6 +70,8 @@ pub struct Context {
     pub link: Rc<RefCell<LinkState>>,
     /// Names of the sources, for raw messages.
     pub sources: Rc<HashMap<SourceId, Arc<str>>>,
+    /// Longest time that a reading waits for whose it is: ticks of 100 ns.
+    pub max_wait: i64,
     /// Turns true at stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -69,6 +79,24 @@ pub struct Context {
 impl Context {
     pub(super) fn beat(&self) {
         self.pipeline.beat(&self.handle.name);
+    }
+
+    /// What has waited for longer than `max_wait` is a dead letter, with the name of what it waited for. Ages are told by
+    /// trusted time only.
+    fn give_up_waiting(&self, fate: Fate, received: &Stamp) -> Fate {
+        let Fate::Waiting(mut error) = fate else {
+            return fate;
+        };
+        let (came, known) = receive_time(received, &self.pipeline.dating.borrow());
+        let now = self.pipeline.trusted_now().filter(|_| known);
+        if now.is_none_or(|now| now - came.ticks() <= self.max_wait) {
+            return Fate::Waiting(error);
+        }
+        error
+            .text
+            .push_str(" (it has waited for as long as max_wait says)");
+        error.retry = false;
+        Fate::Dead(error)
     }
 
     /// Waits for `pause` or stop; says whether the loop goes on.
@@ -142,11 +170,35 @@ pub async fn forward_readings(
     let mut backoff = Backoff::default();
     loop {
         context.beat();
+        match correct(&context, &mut destination).await {
+            Ok(None) => {}
+            Ok(Some(link)) => {
+                if let Some(pause) = context.note_link(&link, &mut backoff)
+                    && !context.rest(pause).await
+                {
+                    return Ok(());
+                }
+                if link != Link::Up {
+                    continue;
+                }
+            }
+            Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+            Err(error) => {
+                tracing::error!("destination {}: {error}; trying again", context.handle.name);
+                if !context.rest(Duration::from_secs(5)).await {
+                    return Ok(());
+                }
+            }
+        }
         let now_us = clock::monotonic_us();
         let due = context.pipeline.outbox.borrow().due(context.handle.id, now_us);
         if due.is_empty() {
             let next = context.pipeline.outbox.borrow().next_due(context.handle.id);
+            let correction = context.pipeline.corrections.borrow().next_due(context.handle.id);
             let wait = next
+                .into_iter()
+                .chain(correction)
+                .min()
                 .map_or(5_000_000, |at| at.saturating_sub(now_us))
                 .clamp(1_000, 5_000_000);
             let changed = with_timeout(
@@ -429,6 +481,7 @@ fn settle(context: &Context, handed: Handed, delivery: Delivery) -> Link {
     let owners = handed.owners.into_iter().zip(handed.places);
     for (((id, entries), places), fates) in owners.zip(delivery.fates) {
         for ((entry, (position, match_number)), fate) in entries.iter().zip(places).zip(fates) {
+            let fate = context.give_up_waiting(fate, &entry.stored.message.stamp);
             let message = Arc::clone(&entry.stored);
             settled.push(Settled {
                 row: id,

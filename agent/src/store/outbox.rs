@@ -14,10 +14,12 @@ mod letters;
 mod settle;
 mod shed;
 mod unmatched;
+mod unsent;
 mod unwritten;
 
 pub use self::letters::LetterNote;
 use self::settle::WAIT_FIRST_US;
+pub use self::unsent::Unsent;
 use self::unwritten::Unwritten;
 use super::progress::{DestinationProgress, Progress, Row, UnmatchedRun};
 use super::read::Ranges;
@@ -58,7 +60,7 @@ pub struct Settled {
 }
 
 /// Readings that a waiting row names at most; its bytes are written whenever one joins.
-const FULL_ROW: usize = 500;
+pub const FULL_ROW: usize = 500;
 
 type OpenKey = (u32, u32, Option<i64>);
 

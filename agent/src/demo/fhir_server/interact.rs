@@ -80,6 +80,7 @@ impl Context<'_> {
         match (request.method.as_str(), id, more) {
             ("GET", None, _) => self.search(kind, &request.query),
             ("GET", Some(id), None) => self.read(kind, id, request.if_none_match.as_deref()),
+            ("GET", Some(id), Some("_history")) => self.history(kind, id),
             ("POST", None, _) => self.create(kind, request),
             ("PUT", Some(id), None) => self.update(kind, id, request),
             ("PUT", None, _) => self.conditional_update(kind, request),
@@ -101,6 +102,22 @@ impl Context<'_> {
         Ok(Answer {
             status: 200,
             body: Body::Stored(Arc::clone(stored)),
+        })
+    }
+
+    /// All versions, the newest first, on one page.
+    fn history(&self, kind: Kind, id: &str) -> Result<Answer, Refusal> {
+        let Some(versions) = self.store.versions(kind, id) else {
+            return Err(Refusal::not_done(format!("history of {}", kind.name())));
+        };
+        let entries: Vec<Value> = versions
+            .iter()
+            .rev()
+            .map(|stored| json!({ "resource": stored.resource }))
+            .collect();
+        Ok(Answer {
+            status: 200,
+            body: Body::Plain(json!({ "resourceType": "Bundle", "type": "history", "entry": entries })),
         })
     }
 
@@ -298,6 +315,9 @@ fn capabilities(base: &str) -> Value {
         match kind {
             Kind::Patient => {}
             Kind::Device | Kind::Encounter => parameters.push(("patient", "reference")),
+            Kind::DeviceUseStatement => {
+                parameters.extend([("patient", "reference"), ("device", "reference")]);
+            }
             Kind::Observation => parameters.extend([
                 ("patient", "reference"),
                 ("subject", "reference"),

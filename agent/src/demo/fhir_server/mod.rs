@@ -1,8 +1,8 @@
 //! A FHIR R4 server in memory: a small, honest subset for the demo and for tests. What it does not do it answers with an
 //! OperationOutcome, 404 for other resource types and 501 for other interactions and search parameters.
 //!
-//! It keeps Device, Patient, Encounter and Observation; read, create, update (also conditional), search, versions with
-//! `If-Match` and `If-None-Match`, batch and transaction. No history, delete, patch, profiles or terminology. A reference
+//! It keeps Device, Patient, Encounter, Observation and DeviceUseStatement; read, create, update (also conditional), search, versions with
+//! `If-Match` and `If-None-Match`, batch and transaction; versions of Devices on request. No delete, patch, profiles or terminology. A reference
 //! must point at a resource of this server.
 //!
 //! A [`FhirServer`] can be told to fail as servers do, and shows what it holds.
@@ -151,6 +151,17 @@ impl FhirServer {
     /// From now on every request fails in this way, or none.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.shared.inner().fault = fault;
+    }
+
+    /// From now on versions of Devices are kept and told (`_history`).
+    pub fn keep_versions(&self) {
+        self.shared.inner().store.keep_versions();
+    }
+
+    /// From now on a new resource is invisible for searches for so many seconds.
+    pub fn set_search_lag(&self, seconds: u32) {
+        let ticks = i64::from(seconds) * 10_000_000;
+        self.shared.inner().store.set_search_lag(ticks);
     }
 
     /// Writes a resource as a client's PUT would; its id must be in it.

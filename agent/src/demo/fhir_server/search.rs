@@ -52,7 +52,9 @@ pub(super) fn search(store: &Store, kind: Kind, query: &[(String, String)]) -> R
     };
     let mut seen = std::collections::HashSet::new();
     candidates.retain(|stored| {
-        seen.insert(Arc::as_ptr(stored)) && filters.iter().all(|f| f.takes(&stored.resource))
+        seen.insert(Arc::as_ptr(stored))
+            && store.is_indexed(stored)
+            && filters.iter().all(|f| f.takes(&stored.resource))
     });
     let total = candidates.len();
     let page: Vec<_> = candidates.into_iter().skip(offset).take(count).cloned().collect();
@@ -88,7 +90,9 @@ fn filter(kind: Kind, name: &str, text: &str) -> Result<Filter, Refusal> {
         "patient" if kind == Kind::Device => Filter::Reference("patient", targets(text, "Patient")),
         "patient" if kind != Kind::Patient => Filter::Reference("subject", targets(text, "Patient")),
         "subject" if observation => Filter::Reference("subject", targets(text, "")),
-        "device" if observation => Filter::Reference("device", targets(text, "Device")),
+        "device" if observation || kind == Kind::DeviceUseStatement => {
+            Filter::Reference("device", targets(text, "Device"))
+        }
         "encounter" if observation => Filter::Reference("encounter", targets(text, "Encounter")),
         "code" if observation => Filter::Code(tokens(text)),
         "status" if observation => Filter::Status(split(text, ',')),

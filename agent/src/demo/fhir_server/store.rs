@@ -17,11 +17,19 @@ pub enum Kind {
     Encounter,
     /// `Observation`.
     Observation,
+    /// `DeviceUseStatement`.
+    DeviceUseStatement,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 4] = [Kind::Device, Kind::Patient, Kind::Encounter, Kind::Observation];
+    pub const ALL: [Kind; 5] = [
+        Kind::Device,
+        Kind::Patient,
+        Kind::Encounter,
+        Kind::Observation,
+        Kind::DeviceUseStatement,
+    ];
 
     /// The name in addresses and in `resourceType`.
     pub fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Kind {
             Kind::Patient => "Patient",
             Kind::Encounter => "Encounter",
             Kind::Observation => "Observation",
+            Kind::DeviceUseStatement => "DeviceUseStatement",
         }
     }
 
@@ -46,6 +55,8 @@ pub(super) struct Stored {
     pub version: u64,
     /// Order of the last change.
     changed: u64,
+    /// When it was created: ticks of 100 ns.
+    created: i64,
 }
 
 /// What a change replaced.
@@ -60,6 +71,10 @@ pub(super) struct Store {
     resources: BTreeMap<(Kind, String), Arc<Stored>>,
     by_identifier: HashMap<(Kind, String), Vec<String>>,
     changes: u64,
+    /// Versions of Devices, oldest first, when they are kept.
+    versions: Option<BTreeMap<String, Vec<Arc<Stored>>>>,
+    /// How long a new resource is invisible for searches: ticks of 100 ns.
+    search_lag: i64,
 }
 
 /// `identifier` of a resource as pairs of system and value.
@@ -96,6 +111,27 @@ impl Store {
             .filter_map(move |id| self.get(kind, id))
     }
 
+    /// From now on versions of Devices are kept.
+    pub fn keep_versions(&mut self) {
+        self.versions.get_or_insert_default();
+    }
+
+    /// Versions of a Device, oldest first; `None` when they are not kept.
+    pub fn versions(&self, kind: Kind, id: &str) -> Option<&[Arc<Stored>]> {
+        let versions = self.versions.as_ref().filter(|_| kind == Kind::Device)?;
+        versions.get(id).map(Vec::as_slice)
+    }
+
+    /// From now on a new resource is invisible for searches for so many ticks of 100 ns.
+    pub fn set_search_lag(&mut self, ticks: i64) {
+        self.search_lag = ticks;
+    }
+
+    /// Whether a search sees a resource already.
+    pub fn is_indexed(&self, stored: &Stored) -> bool {
+        self.search_lag == 0 || stored.created + self.search_lag <= crate::clock::wall().ticks()
+    }
+
     /// The Observation that was written last.
     pub fn last_observation(&self) -> Option<&Arc<Stored>> {
         self.all(Kind::Observation).max_by_key(|stored| stored.changed)
@@ -119,7 +155,16 @@ impl Store {
             resource,
             version,
             changed: self.changes,
+            created: self
+                .get(kind, id)
+                .map_or_else(|| crate::clock::wall().ticks(), |stored| stored.created),
         });
+        if let Some(versions) = self.versions.as_mut().filter(|_| kind == Kind::Device) {
+            versions
+                .entry(id.to_owned())
+                .or_default()
+                .push(Arc::clone(&stored));
+        }
         let before = self.replace(kind, id, Some(Arc::clone(&stored)));
         let undo = Undo {
             kind,

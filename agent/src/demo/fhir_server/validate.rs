@@ -85,6 +85,16 @@ const ENCOUNTER_STATUS: &[&str] = &[
     "unknown",
 ];
 
+/// <http://hl7.org/fhir/R4/valueset-device-statement-status.html>
+const STATEMENT_STATUS: &[&str] = &[
+    "active",
+    "completed",
+    "entered-in-error",
+    "intended",
+    "stopped",
+    "on-hold",
+];
+
 /// Whether `id` is a FHIR id.
 pub(super) fn is_id(id: &str) -> bool {
     (1..=64).contains(&id.len())
@@ -120,6 +130,7 @@ pub(super) fn shape(kind: Kind, resource: &Value) -> Result<(), Refusal> {
                 false => Err(Refusal::required("Encounter.class is missing")),
             }
         }
+        Kind::DeviceUseStatement => one_of(resource, "status", STATEMENT_STATUS),
         Kind::Device | Kind::Patient => Ok(()),
     }
 }
@@ -239,6 +250,7 @@ pub(super) fn references(store: &Store, kind: Kind, resource: &Value) -> Result<
             ("device", &[Kind::Device]),
             ("encounter", &[Kind::Encounter]),
         ],
+        Kind::DeviceUseStatement => &[("subject", &[Kind::Patient]), ("device", &[Kind::Device])],
         Kind::Device => &[("patient", &[Kind::Patient])],
         Kind::Encounter => &[("subject", &[Kind::Patient])],
         Kind::Patient => &[],

@@ -8,7 +8,9 @@
 //! 4. A reading follows the link that the Device had when it was taken, however late it is sent; in a gap it waits.
 //! 5. What cannot be resolved waits; it never stops the readings of other devices.
 
+mod cache;
 mod create;
+mod look;
 mod times;
 mod trouble;
 
@@ -95,12 +97,15 @@ struct Write {
     version: Option<String>,
 }
 
+pub use look::Looked;
+
 /// Looks up and creates what readings belong to.
 pub struct Resolver {
     resolution: Resolution,
     device_system: Option<String>,
     absent: HashMap<Key, u64>,
     times: Times,
+    believed: cache::Believed,
 }
 
 /// What has to be written before a name is resolved.
@@ -127,6 +132,7 @@ impl Resolver {
             device_system: device_system.filter(|system| !system.trim().is_empty()),
             absent: HashMap::new(),
             times: Times::new(trust),
+            believed: HashMap::new(),
         }
     }
 
@@ -149,8 +155,7 @@ impl Resolver {
         self.resolution != Resolution::Create || patient.is_none()
     }
 
-    /// Resolves everything that a batch names. What is missing in the result could not be asked: the server is down.
-    pub async fn resolve(
+    async fn resolve_now(
         &mut self,
         server: &mut Server,
         named: &[Named],

@@ -8,6 +8,7 @@ mod answer;
 mod identity;
 mod items;
 mod recent;
+mod retract;
 mod save;
 mod sent_memory;
 mod server;
@@ -26,6 +27,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+
+pub use retract::{Retracted, Search, Trouble, Wrong};
 
 // Observations as events are made of the same parts.
 pub(super) use identity::{Named, Resolved};

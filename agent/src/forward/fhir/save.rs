@@ -13,6 +13,7 @@ mod judge;
 
 use super::answer::{Answer, hits, stuck};
 use super::recent::{Recent, Stored};
+use super::retract::{is_retracted, lifted};
 use super::server::{Down, Entry, Server};
 use super::{SentPeriods, sent_memory};
 use crate::forward::SentPeriod;
@@ -208,6 +209,11 @@ impl Saver {
         saved
     }
 
+    /// What was remembered of an Observation does not hold any more.
+    pub fn forget(&mut self, id: &str) {
+        self.recent.remove(id);
+    }
+
     /// What the server holds of each item (invariant 1).
     async fn read(
         &mut self,
@@ -336,6 +342,25 @@ impl Saver {
                         superseded: Vec::new(),
                         item,
                     })),
+                    Err(error) => Built::Settled(item, Outcome::Dead(record_of(&error))),
+                };
+            }
+            Known::Stored(stored) if is_retracted(&stored.resource) => {
+                let built = template.create(&item.group, &item.ids, &item.type_name, &item.options);
+                return match built {
+                    Ok(built) => {
+                        let resource = lifted(built.resource, &stored.resource);
+                        let id = resource
+                            .get("id")
+                            .and_then(Value::as_str)
+                            .unwrap_or(&item.identity.id);
+                        Built::Write(Box::new(Draft {
+                            entry: Entry::put(format!("Observation/{id}"), resource, stored.version),
+                            memory: built.memory,
+                            superseded: Vec::new(),
+                            item,
+                        }))
+                    }
                     Err(error) => Built::Settled(item, Outcome::Dead(record_of(&error))),
                 };
             }

@@ -161,6 +161,18 @@ impl Times {
         book.learn_patient(self.destination, identifier, id);
     }
 
+    /// Id that a device had on the server when it was seen last.
+    pub fn device_id(&self, device: &Arc<str>) -> Option<String> {
+        let book = self.book.borrow();
+        let id = &book.record(self.destination, device)?.device;
+        (!id.is_empty()).then(|| id.clone())
+    }
+
+    /// Instants at which it may change whose a device is.
+    pub fn turns(&self, device: &Arc<str>) -> Vec<Ticks> {
+        self.book.borrow().turns(self.destination, device)
+    }
+
     /// Whose a device was.
     pub fn at(&self, device: &Arc<str>, instant: Ticks) -> Answer {
         self.book.borrow().at(self.destination, device, instant)

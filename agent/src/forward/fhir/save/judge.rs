@@ -4,6 +4,7 @@ use super::{Item, Known, Outcome, Saved};
 use crate::forward::fhir::answer::{Answer, deleted, has_identifier, refused, stuck, version_of};
 use crate::forward::fhir::identity::escape;
 use crate::forward::fhir::recent::Stored;
+use crate::forward::fhir::retract::is_retracted;
 use crate::forward::fhir::server::{Down, Entry};
 use crate::forward::http::percent_encode;
 use crate::telemetry::errors::ErrorRecord;
@@ -62,7 +63,8 @@ pub(super) fn judge(
         return Known::Absent;
     };
     match resource.get("status").and_then(Value::as_str) {
-        Some("entered-in-error") => {
+        // What a correction of ours took away may be given back by the next one.
+        Some("entered-in-error") if !is_retracted(&resource) => {
             return Known::Cannot(Outcome::Dead(deleted("marked as entered in error")));
         }
         Some("cancelled") => return Known::Cannot(Outcome::Dead(deleted("cancelled"))),

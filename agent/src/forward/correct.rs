@@ -1,0 +1,189 @@
+//! Corrections between the passes of a forward loop: what is wrong on the server is taken from whom it is not, then the
+//! readings of that time are sent again from the journal, to whose they are (`crate::corrections` has the invariants).
+
+use super::Link;
+use super::pass::{Context, Readings, alive};
+use crate::associations::{Change, Ticks};
+use crate::clock;
+use crate::corrections::{Correction, INDEX_LAG_US, Open};
+use crate::message::Position;
+use crate::normalize::receive_time;
+use crate::pipeline::Pipeline;
+use crate::store::StoreError;
+use std::collections::BTreeMap;
+
+/// Pause before a correction that the server refuses is tried again: microseconds.
+const REFUSED_PAUSE_US: u64 = 60_000_000;
+
+/// What a search for what is wrong came to.
+#[derive(Clone, Debug)]
+pub struct Searched {
+    /// Whether the server can be reached.
+    pub link: Link,
+    /// The correction, wider where more has to be sent again.
+    pub correction: Correction,
+    /// Observations that were wrong.
+    pub wrong: u64,
+    /// Everything was looked at.
+    pub complete: bool,
+    /// Why not, and what to do.
+    pub refused: Option<String>,
+}
+
+impl Searched {
+    /// Nothing is wrong.
+    pub fn nothing(correction: Correction) -> Searched {
+        Searched {
+            link: Link::Up,
+            correction,
+            wrong: 0,
+            complete: true,
+            refused: None,
+        }
+    }
+}
+
+/// Goes on with the corrections of a destination that are due. Returns the state of the link when the server was asked.
+///
+/// # Errors
+/// [`StoreError`] of the journal.
+pub(super) async fn correct(
+    context: &Context,
+    destination: &mut impl Readings,
+) -> Result<Option<Link>, StoreError> {
+    let pipeline = &context.pipeline;
+    let due = |pipeline: &Pipeline| {
+        let corrections = pipeline.corrections.borrow();
+        corrections.due(context.handle.id, clock::monotonic_us())
+    };
+    let mut asked = None;
+    while let Some(Open {
+        correction,
+        searched_us,
+        ..
+    }) = due(pipeline)
+    {
+        let number = correction.number;
+        let searching = destination.correct(correction);
+        let searched = alive(pipeline, &context.handle.name, searching).await;
+        pipeline.note_associations();
+        if searched.link != Link::Up {
+            return Ok(Some(searched.link));
+        }
+        asked = Some(Link::Up);
+        let now_us = clock::monotonic_us();
+        if let Some(why) = &searched.refused {
+            tracing::warn!("destination {}: correction: {why}", context.handle.name);
+        }
+        let since = if searched.complete {
+            searched_us.or(Some(now_us))
+        } else {
+            searched_us
+        };
+        let lag_over = since.is_some_and(|since| now_us >= since + INDEX_LAG_US);
+        if searched.complete && searched.wrong == 0 && lag_over {
+            send_again(context, &searched.correction).await?;
+            continue;
+        }
+        let mut corrections = pipeline.corrections.borrow_mut();
+        if let Some(open) = corrections.get_mut(number) {
+            open.correction = searched.correction;
+            open.searched_us = since;
+            open.due_us = match (searched.refused, since) {
+                (Some(_), _) => now_us + REFUSED_PAUSE_US,
+                (None, Some(since)) if searched.complete => (since + INDEX_LAG_US).max(now_us),
+                (None, _) => now_us + 1_000_000,
+            };
+        }
+    }
+    Ok(asked)
+}
+
+/// Everything of the journal that was taken in the stretch goes into rows again, but for what is in rows anyway. The rows
+/// come and the correction leaves in one commit.
+async fn send_again(context: &Context, correction: &Correction) -> Result<(), StoreError> {
+    let pipeline = &context.pipeline;
+    let destination = context.handle.id;
+    // What comes later is resolved by what is known now.
+    let until = pipeline.outbox.borrow().progress().cursor;
+    let mut places: BTreeMap<(u32, Option<i64>), Vec<(Position, u32)>> = BTreeMap::new();
+    let mut oldest = i64::MAX;
+    let mut from = first_position(pipeline, &correction.change).await?;
+    while from <= until {
+        let batch = pipeline.read(from).await?;
+        let Some(newest) = batch.last().map(|entry| entry.stored.position) else {
+            break;
+        };
+        for entry in batch.iter().filter(|entry| entry.stored.position <= until) {
+            let normalized = pipeline.normalized(entry, None).await?;
+            let stamp = entry.stored.message.stamp;
+            let of_device = |device: &str| device == &*correction.change.device;
+            let matches = normalized.matches.iter().filter(|found| !found.held);
+            for found in matches.filter(|found| of_device(&found.measurement.device_id)) {
+                let occurrence = found.measurement.occurrence_time.ticks();
+                let taken = if stamp.trusted {
+                    occurrence.min(stamp.wall.ticks())
+                } else {
+                    occurrence
+                };
+                if !within(&correction.change, taken) {
+                    continue;
+                }
+                let mut outbox = pipeline.outbox.borrow_mut();
+                let series = outbox.series_of(&found.pack.text.name, &found.measurement);
+                let period = context
+                    .handle
+                    .groups_by_period
+                    .then(|| crate::group::period_start(found))
+                    .flatten();
+                let place = (entry.stored.position, found.number);
+                places.entry((series, period)).or_default().push(place);
+                oldest = oldest.min(stamp.wall.ticks());
+            }
+        }
+        from = newest + 1;
+        context.beat();
+        tokio::task::yield_now().await;
+    }
+    let mut outbox = pipeline.outbox.borrow_mut();
+    let now_us = clock::monotonic_us();
+    let unsent = outbox.unsent(destination);
+    let mut count = 0;
+    for ((series, period), mut places) in places {
+        places.retain(|place| !unsent.holds(series, period, *place));
+        count += places.len();
+        for part in places.chunks(crate::store::outbox::FULL_ROW) {
+            outbox.add_refs(destination, series, period, part.to_vec(), None, oldest, now_us);
+        }
+    }
+    outbox.forget_correction(correction.number);
+    drop(outbox);
+    pipeline.corrections.borrow_mut().finish(correction.number);
+    tracing::info!(
+        "destination {}: a correction is done, {count} readings are sent again",
+        context.handle.name
+    );
+    Ok(())
+}
+
+fn within(change: &Change, taken: Ticks) -> bool {
+    change.from.is_none_or(|from| from <= taken) && change.to.is_none_or(|to| taken < to)
+}
+
+/// The first position that may hold a reading of the stretch: nothing is taken after it is received.
+async fn first_position(pipeline: &Pipeline, change: &Change) -> Result<Position, StoreError> {
+    let Some(from) = change.from else { return Ok(1) };
+    let outline = pipeline.store.call(|store| store.outline()).await?;
+    for segment in &outline {
+        let id = segment.id;
+        let newest = pipeline.store.call(move |store| store.newest_stamp(id)).await?;
+        let before = newest.is_some_and(|stamp| {
+            let (time, known) = receive_time(&stamp, &pipeline.dating.borrow());
+            known && time.ticks() < from
+        });
+        if !before {
+            return Ok(segment.first);
+        }
+    }
+    Ok(pipeline.head.get())
+}

@@ -1,0 +1,288 @@
+//! What happens in a ward, by chance: who has which device, who is told so and when, outages, late readings, restarts.
+
+use bedside_agent::associations::{Command, Ticks, Who};
+use iomt_mapping::Timestamp;
+
+pub const SECOND: Ticks = 10_000_000;
+pub const MINUTE: Ticks = 60 * SECOND;
+pub const HOUR: Ticks = 60 * MINUTE;
+/// Readings are taken for so long, and everything has been said a while later.
+pub const DAY: Ticks = 8 * HOUR;
+pub const DEVICES: usize = 2;
+pub const PATIENTS: u64 = 4;
+/// Between two readings of a device.
+const PACE: Ticks = 5 * MINUTE;
+
+/// Numbers by chance; the same for the same seed.
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Chance {
+        Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    /// A moment that no reading is taken at.
+    pub fn between(&mut self, from: Ticks, to: Ticks) -> Ticks {
+        let seconds = u64::try_from((to - from) / SECOND).unwrap().max(1);
+        let at = from + i64::try_from(self.below(seconds)).unwrap() * SECOND;
+        at - at.rem_euclid(MINUTE) + 17 * SECOND
+    }
+}
+
+/// Somebody has a device from an instant on.
+#[derive(Clone, Debug)]
+pub struct Stay {
+    pub from: Ticks,
+    pub patient: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reading {
+    pub device: usize,
+    pub taken: Ticks,
+    pub sent: Ticks,
+    pub value: u64,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The server links the device.
+    Link(usize, Option<u64>),
+    /// The server gets a statement that the patient uses the device from..to.
+    Statement(usize, u64, Ticks, Ticks),
+    /// The operator enters something.
+    Enter(Command),
+    /// The server cannot be reached, or loses its answers.
+    Away,
+    LosesAnswers,
+    Back,
+}
+
+pub struct Schedule {
+    /// By device, in order of time; the first reaches back without limit.
+    pub truth: Vec<Vec<Stay>>,
+    pub readings: Vec<Reading>,
+    /// In order of time.
+    pub events: Vec<(Ticks, Event)>,
+    /// When the agent stops and starts again.
+    pub restarts: Vec<(Ticks, Ticks)>,
+    pub search_lag: u32,
+    /// The operator writes patients by their identifier.
+    pub by_identifier: bool,
+}
+
+pub fn device(number: usize) -> String {
+    format!("band-{number}")
+}
+
+pub fn start() -> Ticks {
+    // 2026-09-22T00:00:00Z
+    17_900_352_000_000_000
+}
+
+pub fn text(at: Ticks) -> String {
+    Timestamp::from_ticks(at).unwrap().to_string()
+}
+
+impl Schedule {
+    pub fn new(seed: u64) -> Schedule {
+        let mut chance = Chance::new(seed);
+        let begin = start();
+        let mut schedule = Schedule {
+            truth: Vec::new(),
+            readings: Vec::new(),
+            events: Vec::new(),
+            restarts: Vec::new(),
+            search_lag: if chance.one_in(2) { 30 } else { 0 },
+            by_identifier: chance.one_in(2),
+        };
+        let operator = !seed.is_multiple_of(3);
+        for number in 0..DEVICES {
+            let mut truth = schedule.links(&mut chance, number, begin);
+            if operator {
+                schedule.entries(&mut chance, number, begin, &mut truth);
+            } else if chance.one_in(2) {
+                schedule.statement(&mut chance, number, begin, &mut truth);
+            }
+            schedule.truth.push(truth);
+            schedule.take_readings(&mut chance, number, begin);
+        }
+        let mut at = begin + HOUR;
+        while at < begin + DAY {
+            let from = chance.between(at, at + 2 * HOUR);
+            let to = from + chance.between(MINUTE, 2 * HOUR);
+            match chance.below(4) {
+                0 => schedule.restarts.push((from + 13 * SECOND, from + 10 * MINUTE)),
+                1 => schedule.outage(from, from + 5 * MINUTE, Event::LosesAnswers),
+                _ => schedule.outage(from, to, Event::Away),
+            }
+            at = to.max(from + 15 * MINUTE);
+        }
+        schedule.events.sort_by_key(|(at, _)| *at);
+        schedule.readings.sort_by_key(|reading| reading.sent);
+        schedule
+    }
+
+    fn outage(&mut self, from: Ticks, to: Ticks, how: Event) {
+        self.events.push((from, how));
+        self.events.push((to, Event::Back));
+    }
+
+    /// The device goes from patient to patient, and the server links it when it happens.
+    fn links(&mut self, chance: &mut Chance, number: usize, begin: Ticks) -> Vec<Stay> {
+        let mut truth = vec![Stay {
+            from: Ticks::MIN,
+            patient: Some(chance.below(PATIENTS)),
+        }];
+        let mut at = begin + chance.between(HOUR, 2 * HOUR);
+        while at < begin + DAY - HOUR {
+            let before = truth.last().and_then(|stay| stay.patient);
+            let mut patient = (!chance.one_in(4)).then(|| chance.below(PATIENTS));
+            if patient == before {
+                patient = None;
+            }
+            if patient != before {
+                truth.push(Stay { from: at, patient });
+                self.events.push((at, Event::Link(number, patient)));
+            }
+            at += chance.between(30 * MINUTE, 4 * HOUR);
+        }
+        truth
+    }
+
+    /// What the server got wrong the operator says later: some at first wrongly, some by mistake and takes it back.
+    fn entries(&mut self, chance: &mut Chance, number: usize, begin: Ticks, truth: &mut Vec<Stay>) {
+        let mut now = begin + HOUR;
+        for _ in 0..chance.below(4) {
+            let from = chance.between(begin, now);
+            let to = chance.between(from + 10 * MINUTE, from + 3 * HOUR);
+            let patient = chance.below(PATIENTS);
+            let wrong = (patient + 1 + chance.below(PATIENTS - 1)) % PATIENTS;
+            now = chance.between(now, now + 90 * MINUTE).max(now + MINUTE);
+            let (mistaken, corrected) = (chance.one_in(4), chance.one_in(3));
+            if mistaken || corrected {
+                self.enter(now, self.set(number, wrong, from, Some(to)));
+                now = chance.between(now + 2 * MINUTE, now + 90 * MINUTE);
+            }
+            if mistaken || (corrected && chance.one_in(2)) {
+                let device = device(number);
+                self.enter(now, Command::Retract { device });
+                now += MINUTE;
+            }
+            if !mistaken {
+                self.enter(now, self.set(number, patient, from, Some(to)));
+                lay_over(truth, from, Some(to), Some(patient));
+            }
+        }
+        // And of the last move the server does not know at all.
+        if chance.one_in(2) {
+            let last = truth.iter().map(|stay| stay.from).max().unwrap_or(begin);
+            let from = last.max(begin) + chance.between(2 * MINUTE, HOUR);
+            let at = chance.between(now.max(from) + MINUTE, now.max(from) + 2 * HOUR);
+            if chance.one_in(4) {
+                let device = device(number);
+                self.enter(
+                    at,
+                    Command::End {
+                        device,
+                        at: Some(from),
+                    },
+                );
+                lay_over(truth, from, None, None);
+            } else {
+                let patient = chance.below(PATIENTS);
+                self.enter(at, self.set(number, patient, from, None));
+                lay_over(truth, from, None, Some(patient));
+            }
+        }
+    }
+
+    fn set(&self, number: usize, patient: u64, from: Ticks, to: Option<Ticks>) -> Command {
+        let patient = if self.by_identifier {
+            Who::Identifier(format!("mrn {patient}"))
+        } else {
+            Who::Id(format!("patient-{patient}"))
+        };
+        Command::Set {
+            device: device(number),
+            patient,
+            encounter: None,
+            from: Some(from),
+            to,
+        }
+    }
+
+    fn enter(&mut self, at: Ticks, command: Command) {
+        self.events.push((at, Event::Enter(command)));
+    }
+
+    /// Staff documents afterwards, on the server, who used the device.
+    fn statement(&mut self, chance: &mut Chance, number: usize, begin: Ticks, truth: &mut Vec<Stay>) {
+        // Links of its patient count within its period only, so it is one whom the links do not name.
+        let named = |patient: u64| truth.iter().any(|stay| stay.patient == Some(patient));
+        let Some(patient) = (0..PATIENTS).find(|patient| !named(*patient)) else {
+            return;
+        };
+        let from = chance.between(begin, begin + DAY - HOUR);
+        let to = from + chance.between(20 * MINUTE, 2 * HOUR);
+        let to = to - to.rem_euclid(MINUTE) + 17 * SECOND;
+        let at = chance.between(to, to + HOUR) + MINUTE;
+        self.events
+            .push((at, Event::Statement(number, patient, from, to)));
+        lay_over(truth, from, Some(to), Some(patient));
+    }
+
+    /// A reading every five minutes; now and then the device is out of reach and sends later.
+    fn take_readings(&mut self, chance: &mut Chance, number: usize, begin: Ticks) {
+        let mut late_until = Ticks::MIN;
+        for (count, taken) in (0..).map(|count| (count, begin + i64::from(count) * PACE)) {
+            if taken >= begin + DAY {
+                return;
+            }
+            if taken >= late_until && chance.one_in(15) {
+                let until = taken + chance.between(10 * MINUTE, 3 * HOUR);
+                late_until = until - until.rem_euclid(PACE);
+            }
+            self.readings.push(Reading {
+                device: number,
+                taken,
+                sent: taken.max(late_until),
+                value: (number as u64 + 1) * 1000 + u64::from(u32::try_from(count).unwrap()),
+            });
+        }
+    }
+
+    /// Whose a reading is.
+    pub fn patient_of(&self, reading: &Reading) -> Option<u64> {
+        let stays = &self.truth[reading.device];
+        let stay = stays.iter().rev().find(|stay| stay.from <= reading.taken);
+        stay.and_then(|stay| stay.patient)
+    }
+}
+
+/// What is said last about a stretch counts.
+fn lay_over(truth: &mut Vec<Stay>, from: Ticks, to: Option<Ticks>, patient: Option<u64>) {
+    let after = to.map(|to| {
+        let at_end = truth.iter().rev().find(|stay| stay.from <= to);
+        Stay {
+            from: to,
+            patient: at_end.and_then(|stay| stay.patient),
+        }
+    });
+    truth.retain(|stay| stay.from < from || to.is_some_and(|to| to < stay.from));
+    truth.push(Stay { from, patient });
+    truth.extend(after);
+    truth.sort_by_key(|stay| stay.from);
+}

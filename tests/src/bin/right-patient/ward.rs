@@ -1,0 +1,268 @@
+//! Plays a schedule: the whole agent on simulated time, with a FHIR server in the process.
+
+use crate::schedule::{DAY, DEVICES, Event, HOUR, PATIENTS, Reading, Schedule, device, start, text};
+use bedside_agent::agent::{self, Agent, StartedSource, Stopping, Surroundings, associate_in_store};
+use bedside_agent::associations::Command;
+use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
+use bedside_agent::demo::fhir_server::{Fault, FhirServer};
+use bedside_agent::forward::http::Http;
+use bedside_agent::ingest::{SourceContext, SourceHandle};
+use bedside_agent::message::{Message, Payload, PayloadKind, Stamp};
+use bedside_agent::packs::Notice;
+use bedside_agent::store::Store;
+use bedside_agent::telemetry::errors::ErrorRecord;
+use bedside_agent::telemetry::status::Summary;
+use bedside_agent::worker::Worker;
+use bedside_agent::{clock, random};
+use embassy_time::Timer;
+use iomt_mapping::Timestamp;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use tokio::sync::watch;
+
+/// What is there when everything has settled.
+pub struct Outcome {
+    pub observations: Vec<Value>,
+    pub summary: Summary,
+}
+
+type Unsent = Rc<RefCell<VecDeque<Reading>>>;
+
+struct Ward {
+    server: FhirServer,
+    unsent: Unsent,
+}
+
+impl Surroundings for Ward {
+    fn store_worker(&self) -> io::Result<Worker> {
+        Ok(Worker::inline())
+    }
+
+    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
+        Ok((Worker::inline(), Notice::Poll))
+    }
+
+    fn http(&self, _: &DestinationConfig) -> io::Result<(Http, Http)> {
+        let http = Http {
+            worker: Worker::inline(),
+            client: self.server.client(),
+        };
+        Ok((http.clone(), http))
+    }
+
+    fn start_source(&self, _: &SourceConfig, context: SourceContext) -> Result<StartedSource, ErrorRecord> {
+        let handle = SourceHandle {
+            id: context.id,
+            name: context.name.clone(),
+            acknowledger: None,
+            window: 0,
+        };
+        Ok((handle, Box::pin(wearables(context, Rc::clone(&self.unsent)))))
+    }
+}
+
+/// Sends every reading at its time, or as soon as somebody listens.
+async fn wearables(context: SourceContext, unsent: Unsent) {
+    loop {
+        let next = unsent.borrow().front().map(|reading| reading.sent);
+        let Some(sent) = next else {
+            return std::future::pending::<()>().await;
+        };
+        wait_until(sent).await;
+        let Some(reading) = unsent.borrow_mut().pop_front() else {
+            continue;
+        };
+        let body =
+            json!({"device": device(reading.device), "time": text(reading.taken), "rate": reading.value});
+        let message = Message {
+            source: context.id,
+            stamp: Stamp {
+                boot: context.boot,
+                monotonic_us: clock::monotonic_us(),
+                wall: clock::wall(),
+                trusted: clock::is_trusted(context.trust),
+            },
+            payload: Payload(body.to_string().into()),
+            kind: PayloadKind::Whole,
+            topic: None,
+            properties: Vec::new(),
+            device_id: None,
+            possible_repeat: false,
+            ack: None,
+        };
+        if context.sender.send(message).await.is_err() {
+            unsent.borrow_mut().push_front(reading);
+            return;
+        }
+    }
+}
+
+async fn wait_until(at: i64) {
+    let left = at - clock::wall().ticks();
+    if left > 0 {
+        Timer::after_micros(u64::try_from(left / 10).unwrap()).await;
+    }
+}
+
+/// The Device as the server has it when it is linked to somebody, or to nobody.
+fn device_resource(number: usize, patient: Option<u64>) -> Value {
+    let mut resource = json!({"resourceType": "Device", "id": format!("device-{number}"),
+        "identifier": [{"value": device(number)}]});
+    if let Some(patient) = patient {
+        resource["patient"] = json!({"reference": format!("Patient/patient-{patient}")});
+    }
+    resource
+}
+
+fn pack(folder: &Path) {
+    let of_type = |name: &str| {
+        json!({"templateType": "JsonPathContent", "template": {"typeName": name, "typeMatchExpression": "$..[?(@rate)]",
+            "deviceIdExpression": "$.device", "timestampExpression": "$.time",
+            "values": [{"required": "true", "valueExpression": "$.rate", "valueName": "rate"}]}})
+    };
+    let becomes = |name: &str, period: i32, value: Value| {
+        json!({"templateType": "CodeValueFhir", "template": {"typeName": name, "periodInterval": period,
+            "codes": [{"code": name, "system": "http://loinc.org"}], "value": value}})
+    };
+    let device =
+        json!({"templateType": "CollectionContent", "template": [of_type("single"), of_type("hourly")]});
+    let quantity = json!({"valueType": "Quantity", "valueName": "rate", "unit": "/min"});
+    let sampled =
+        json!({"valueType": "SampledData", "valueName": "rate", "defaultPeriod": 60_000, "unit": "/min"});
+    let fhir = json!({"templateType": "CollectionFhir",
+        "template": [becomes("single", 0, quantity), becomes("hourly", 60, sampled)]});
+    let pack = folder.join("mappings.d/ward");
+    std::fs::create_dir_all(&pack).unwrap();
+    std::fs::write(pack.join("devicecontent.json"), device.to_string()).unwrap();
+    std::fs::write(pack.join("fhirmapping.json"), fhir.to_string()).unwrap();
+}
+
+fn configuration(folder: &Path) -> Config {
+    let text = format!(
+        "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
+         progress_interval = \"60 s\"\n\
+         [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
+         [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n",
+        folder.display()
+    );
+    toml::from_str(&text).unwrap()
+}
+
+/// Plays it to its end and a while longer.
+pub fn play(schedule: &Schedule, folder: &Path, seed: u64) -> anyhow::Result<Outcome> {
+    pack(folder);
+    let config = configuration(folder);
+    let server = FhirServer::in_process();
+    server.keep_versions();
+    server.set_search_lag(schedule.search_lag);
+    let begin = Timestamp::from_ticks(start()).unwrap();
+    let (outcome, _) = clock::simulate(begin, async move {
+        random::seed(seed);
+        for patient in 0..PATIENTS {
+            let resource = json!({"resourceType": "Patient", "id": format!("patient-{patient}"),
+                "identifier": [{"value": format!("mrn {patient}")}]});
+            server.put(resource).map_err(|error| anyhow::anyhow!("{error}"))?;
+        }
+        for number in 0..DEVICES {
+            let first = schedule.truth[number].first().and_then(|stay| stay.patient);
+            server
+                .put(device_resource(number, first))
+                .map_err(|error| anyhow::anyhow!("{error}"))?;
+        }
+        let running: Rc<RefCell<Option<Rc<Agent>>>> = Rc::default();
+        let events = tokio::task::spawn_local(happen(
+            schedule.events.clone(),
+            server.clone(),
+            Rc::clone(&running),
+            folder.join("store"),
+        ));
+        let ward = Ward {
+            server: server.clone(),
+            unsent: Rc::new(RefCell::new(schedule.readings.iter().cloned().collect())),
+        };
+        let end = start() + DAY + 8 * HOUR;
+        let mut lives: Vec<(i64, i64)> = schedule.restarts.clone();
+        lives.push((end, end));
+        let mut summary = Summary::default();
+        for (stop_at, again_at) in lives {
+            let (stop, stopped) = watch::channel(false);
+            let stopping = tokio::task::spawn_local(async move {
+                wait_until(stop_at).await;
+                stop.send_replace(true);
+            });
+            let slot = Rc::clone(&running);
+            summary = agent::run(
+                config.clone(),
+                &ward,
+                Stopping::default(),
+                stopped,
+                move |agent| {
+                    *slot.borrow_mut() = Some(agent);
+                },
+            )
+            .await?;
+            running.borrow_mut().take();
+            stopping.await?;
+            wait_until(again_at).await;
+        }
+        events.await??;
+        anyhow::Ok(Outcome {
+            observations: server.observations(),
+            summary,
+        })
+    })?;
+    outcome
+}
+
+/// Everything beside the readings.
+async fn happen(
+    events: Vec<(i64, Event)>,
+    server: FhirServer,
+    running: Rc<RefCell<Option<Rc<Agent>>>>,
+    store: std::path::PathBuf,
+) -> anyhow::Result<()> {
+    for (at, event) in events {
+        wait_until(at).await;
+        let put = |resource: Value| server.put(resource).map_err(|error| anyhow::anyhow!("{error}"));
+        match event {
+            Event::Link(number, patient) => put(device_resource(number, patient))?,
+            Event::Statement(number, patient, from, to) => put(json!({
+                "resourceType": "DeviceUseStatement", "id": format!("use-{number}"), "status": "completed",
+                "subject": {"reference": format!("Patient/patient-{patient}")},
+                "device": {"reference": format!("Device/device-{number}")},
+                "timingPeriod": {"start": text(from), "end": text(to)}}))?,
+            Event::Away => server.set_fault(Some(Fault::Refuse(503, None))),
+            Event::LosesAnswers => server.set_fault(Some(Fault::LoseAnswer)),
+            Event::Back => server.set_fault(None),
+            Event::Enter(command) => enter(&command, &running, &store).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Over the running agent; into its store while it is down.
+async fn enter(
+    command: &Command,
+    running: &Rc<RefCell<Option<Rc<Agent>>>>,
+    store: &Path,
+) -> anyhow::Result<()> {
+    let wrong = |error: String| anyhow::anyhow!("{command:?}: {error}");
+    for _ in 0..100 {
+        let agent = running.borrow().clone();
+        if let Some(agent) = agent {
+            agent.associate(command).await.map_err(wrong)?;
+            return Ok(());
+        }
+        if let Ok(mut store) = Store::open_for_command(store) {
+            let now = Some(clock::wall().ticks());
+            associate_in_store(&mut store, command, now)?.map_err(wrong)?;
+            return Ok(());
+        }
+        Timer::after_millis(500).await;
+    }
+    anyhow::bail!("neither the agent nor its store takes {command:?}")
+}
