@@ -36,6 +36,7 @@ use crate::worker::Worker;
 use anyhow::Context as _;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
