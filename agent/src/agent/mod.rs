@@ -160,8 +160,8 @@ pub struct AtRest {
 /// When the service runs, or the store cannot be opened.
 pub fn at_rest(config: &Config) -> anyhow::Result<AtRest> {
     let folder = store_folder(config);
-    let (mut store, recovered) =
-        Store::open_at_rest(&folder).with_context(|| format!("store in {}", folder.display()))?;
+    let (mut store, recovered) = Store::open_at_rest(&folder, &config.store.encryption)
+        .with_context(|| format!("store in {}", folder.display()))?;
     store.set_limit(config.store.max_bytes.0)?;
     let mut ids = Vec::new();
     for destination in &config.destinations {

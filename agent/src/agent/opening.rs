@@ -177,7 +177,7 @@ fn attempt(
 ) -> Result<Opened, (StoreError, Option<OpenStore>)> {
     let (mut store, recovered) = match opened {
         Some(opened) => opened,
-        None => Store::open(folder).map_err(|error| (error, None))?,
+        None => Store::open_with(folder, &config.store.encryption).map_err(|error| (error, None))?,
     };
     match enter(config, &mut store) {
         Ok(entered) => Ok(Opened {

@@ -2,6 +2,7 @@
 
 use super::{Agent, DestinationEntry, SourceEntry, kind_of};
 use crate::clock;
+use crate::config::Encryption;
 use crate::control::{Inquiry, Question};
 use crate::dead_letters::{DeadLetters, LetterQuestion};
 use crate::forward::Destinations;
@@ -125,6 +126,7 @@ impl Agent {
             trouble_kind: self.pipeline.disk.trouble().and_then(|trouble| trouble.kind),
             check: self.pipeline.check.borrow().clone(),
             damaged: self.pipeline.outbox.borrow().damaged(),
+            encrypted: self.config.store.encryption != Encryption::Off,
             statistics,
         };
         let clock_trusted = clock::is_trusted(self.pipeline.trust);

@@ -186,7 +186,7 @@ impl Association {
 
 fn open_store(config: &Config) -> anyhow::Result<Store> {
     let folder = store_folder(config);
-    Store::open_for_command(&folder).with_context(|| {
+    Store::open_for_command(&folder, &config.store.encryption).with_context(|| {
         format!(
             "no agent answers, and its store in {} cannot be opened (sudo?)",
             folder.display()
@@ -297,7 +297,9 @@ mod tests {
         assert!(run(&["retract", "band-2"]).is_err());
         assert!(run(&["set", " ", "p"]).is_err());
         run(&["list"]).unwrap();
-        let found = associations_in_store(&Store::open_for_command(&store).unwrap()).unwrap();
+        let found =
+            associations_in_store(&Store::open_for_command(&store, &config::Encryption::Off).unwrap())
+                .unwrap();
         let lines = text(&found);
         let lines: Vec<&str> = lines
             .lines()

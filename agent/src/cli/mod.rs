@@ -15,6 +15,7 @@ pub mod serial;
 mod service;
 pub mod simulate;
 pub mod status;
+pub mod store;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
@@ -65,6 +66,7 @@ enum Command {
     Map(map::Map),
     Mappings(mappings::Mappings),
     DeadLetters(dead_letters::DeadLetters),
+    Store(store::StoreCommand),
     Simulate(simulate::Simulate),
     Serial(serial::Serial),
 }
@@ -93,6 +95,7 @@ impl Cli {
             Command::Map(map) => map.run(),
             Command::Mappings(mappings) => mappings.run(),
             Command::DeadLetters(letters) => letters.run(),
+            Command::Store(store) => store.run(),
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
             Command::Simulate(simulate) => simulate.run().map(|()| ExitCode::SUCCESS),

@@ -4,6 +4,7 @@
 mod auth;
 mod azure;
 mod destination;
+mod encryption;
 mod error;
 mod reader;
 mod secret;
@@ -22,6 +23,7 @@ pub use destination::{
     DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
     PartitionKey, Resolution, Transport,
 };
+pub use encryption::Encryption;
 pub use error::{Checked, ConfigError, one_line};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{Broker, DeviceIdFrom, MqttConfig, MqttProtocol, SerialConfig, SourceConfig, SourceKind};
@@ -103,6 +105,7 @@ impl Config {
         let start = |path: &mut PathBuf| *path = folder.join(&*path);
         start(&mut self.mappings.dir);
         self.store.dir.iter_mut().for_each(start);
+        self.store.encryption.start_at(folder);
         for source in &mut self.sources {
             if let SourceKind::Mqtt(mqtt) = &mut source.kind {
                 mqtt.password
@@ -166,6 +169,8 @@ pub struct StoreConfig {
     pub max_age: Option<TextDuration>,
     /// Free bytes to leave to others on the file system of the store: `max_bytes` shrinks for it.
     pub min_free_disk: ByteSize,
+    /// Encryption at rest: `true`, `"credential:NAME"` or `"file:PATH"`.
+    pub encryption: Encryption,
 }
 
 impl Default for StoreConfig {
@@ -179,6 +184,7 @@ impl Default for StoreConfig {
             unmatched_keep: TextDuration(24 * 3_600_000_000),
             max_age: None,
             min_free_disk: ByteSize(0),
+            encryption: Encryption::Off,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! on it. What servers showed rides on the next commit of progress; until then the next look finds it again.
 
 use super::open::collect;
+use super::vault::Vault;
 use super::{Store, StoreError};
 use crate::associations::{Book, Change, Entry, Planned, Record, Who};
 use crate::corrections::Correction;
@@ -22,7 +23,7 @@ pub struct AssociationChanges {
 }
 
 impl AssociationChanges {
-    pub(super) fn write(&self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    pub(super) fn write(&self, transaction: &Transaction<'_>, vault: &Vault) -> rusqlite::Result<()> {
         for (destination, device, record) in &self.sightings {
             let record = serde_json::to_string(record)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
@@ -30,10 +31,14 @@ impl AssociationChanges {
                 .prepare_cached(
                     "INSERT OR REPLACE INTO sighting (destination, device, record) VALUES (?1, ?2, ?3)",
                 )?
-                .execute(params![destination, &**device, record])?;
+                .execute(params![
+                    destination,
+                    vault.text("sighting.device", device),
+                    vault.text("sighting.record", &record)
+                ])?;
         }
         for correction in &self.corrections {
-            write_correction(transaction, correction)?;
+            write_correction(transaction, correction, vault)?;
         }
         for number in &self.corrections_done {
             transaction.execute("DELETE FROM correction WHERE id = ?1", [number])?;
@@ -42,8 +47,11 @@ impl AssociationChanges {
     }
 }
 
-fn write_correction(connection: &Connection, correction: &Correction) -> rusqlite::Result<()> {
+fn write_correction(connection: &Connection, correction: &Correction, vault: &Vault) -> rusqlite::Result<()> {
     let change = &correction.change;
+    let patient = |column: &str, who: Option<&Who>| {
+        who.map(|who| vault.text(column, &who.text("Patient")).into_owned())
+    };
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO correction
@@ -53,11 +61,11 @@ fn write_correction(connection: &Connection, correction: &Correction) -> rusqlit
         .execute(params![
             correction.number,
             correction.destination,
-            &*change.device,
+            vault.text("correction.device", &change.device),
             change.from,
             change.to,
-            change.before.as_ref().map(|who| who.text("Patient")),
-            change.after.as_ref().map(|who| who.text("Patient")),
+            patient("correction.patient_before", change.before.as_ref()),
+            patient("correction.patient_after", change.after.as_ref()),
         ])?;
     Ok(())
 }
@@ -68,7 +76,10 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn association_book(&self) -> Result<Book, StoreError> {
+        let vault = self.codec.vault();
         let who = |kind: &'static str| move |text: String| Who::parse(kind, &text);
+        let read =
+            |column: &str, text: Option<String>| text.map(|text| vault.read_text(column, text)).transpose();
         let entries = collect(
             &self.connection,
             "SELECT id, device, patient, encounter, valid_from, valid_to, entered FROM association
@@ -76,9 +87,9 @@ impl Store {
             |row| {
                 Ok(Entry {
                     number: row.get(0)?,
-                    device: Arc::from(row.get::<_, String>(1)?),
-                    patient: row.get::<_, Option<String>>(2)?.map(who("Patient")),
-                    encounter: row.get::<_, Option<String>>(3)?.map(who("Encounter")),
+                    device: Arc::from(vault.read_text("association.device", row.get(1)?)?),
+                    patient: read("association.patient", row.get(2)?)?.map(who("Patient")),
+                    encounter: read("association.encounter", row.get(3)?)?.map(who("Encounter")),
                     from: row.get(4)?,
                     to: row.get(5)?,
                     entered: row.get(6)?,
@@ -89,10 +100,10 @@ impl Store {
             &self.connection,
             "SELECT destination, device, record FROM sighting",
             |row| {
-                let record: String = row.get(2)?;
+                let record = vault.read_text("sighting.record", row.get(2)?)?;
                 Ok((
                     row.get(0)?,
-                    Arc::from(row.get::<_, String>(1)?),
+                    Arc::from(vault.read_text("sighting.device", row.get(1)?)?),
                     serde_json::from_str(&record).ok(),
                 ))
             },
@@ -112,17 +123,20 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn corrections(&self) -> Result<Vec<Correction>, StoreError> {
+        let vault = self.codec.vault();
+        let read =
+            |column: &str, text: Option<String>| text.map(|text| vault.read_text(column, text)).transpose();
         Ok(collect(
             &self.connection,
             "SELECT id, destination, device, valid_from, valid_to, patient_before, patient_after FROM correction ORDER BY id",
             |row| {
-                let before: Option<String> = row.get(5)?;
-                let after: Option<String> = row.get(6)?;
+                let before = read("correction.patient_before", row.get(5)?)?;
+                let after = read("correction.patient_after", row.get(6)?)?;
                 Ok(Correction {
                     number: row.get(0)?,
                     destination: row.get(1)?,
                     change: Change {
-                        device: Arc::from(row.get::<_, String>(2)?),
+                        device: Arc::from(vault.read_text("correction.device", row.get(2)?)?),
                         from: row.get(3)?,
                         to: row.get(4)?,
                         before: before.map(|text| Who::parse("Patient", &text)),
@@ -155,17 +169,25 @@ impl Store {
         mut planned: Planned,
         corrections: &[Correction],
     ) -> Result<Planned, StoreError> {
+        let vault = self.codec.vault();
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(entry) = &mut planned.entry {
+            let sealed = |column: &str, text: &str| vault.text(column, text).into_owned();
             entry.number = transaction.query_row(
                 "INSERT INTO association (device, patient, encounter, valid_from, valid_to, source, entered)
                  VALUES (?1, ?2, ?3, ?4, ?5, 'operator', ?6) RETURNING id",
                 params![
-                    &*entry.device,
-                    entry.patient.as_ref().map(|who| who.text("Patient")),
-                    entry.encounter.as_ref().map(|who| who.text("Encounter")),
+                    sealed("association.device", &entry.device),
+                    entry
+                        .patient
+                        .as_ref()
+                        .map(|who| sealed("association.patient", &who.text("Patient"))),
+                    entry
+                        .encounter
+                        .as_ref()
+                        .map(|who| sealed("association.encounter", &who.text("Encounter"))),
                     entry.from,
                     entry.to,
                     entry.entered
@@ -177,7 +199,7 @@ impl Store {
             transaction.execute("DELETE FROM association WHERE id = ?1", [gone.number])?;
         }
         for correction in corrections {
-            write_correction(&transaction, correction)?;
+            write_correction(&transaction, correction, &vault)?;
         }
         transaction.commit()?;
         self.statistics.commits += 1;
@@ -189,7 +211,7 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn keep_correction(&mut self, correction: &Correction) -> Result<(), StoreError> {
-        write_correction(&self.connection, correction)?;
+        write_correction(&self.connection, correction, &self.codec.vault())?;
         Ok(())
     }
 }
@@ -249,7 +271,7 @@ mod tests {
         }
         drop(store);
 
-        let mut store = Store::open_for_command(folder.path()).unwrap();
+        let mut store = Store::open_for_command(folder.path(), &crate::config::Encryption::Off).unwrap();
         let mut again = store.association_book().unwrap();
         assert_eq!(again.entries("band-1"), book.entries("band-1"));
         assert_eq!(again.record(3, &device), book.record(3, &device));

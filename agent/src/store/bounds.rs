@@ -210,7 +210,7 @@ impl Store {
         });
         let messages = found
             .optional()?
-            .and_then(|(first, count, blob)| codec::decode(first, count, &blob).ok());
+            .and_then(|(first, count, blob)| codec::decode(&self.codec.vault(), first, count, &blob).ok());
         Ok(messages.and_then(|messages| messages.last().map(|m| m.message.stamp)))
     }
 

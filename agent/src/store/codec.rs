@@ -2,8 +2,12 @@
 //!
 //! `crc32 (4 bytes, little-endian, of what follows) | version (1) | uncompressed length (4) | zstd(records)`.
 //! A record is a sequence of fields; lengths and numbers are LEB128, differences are zigzag LEB128 against the record
-//! before. Version 2 is a batch with holes: what remains of several ones when a segment is rewritten. One batch compresses far better than its messages alone, which is what spares the flash.
+//! before. Version 2 is a batch with holes: what remains of several ones when a segment is rewritten. Version 3 is either of
+//! them sealed (`vault`): what follows the version is the sealed rest from the inner version on; the checksum is over the
+//! sealed bytes, so that the checks need no key. One batch compresses far better than its messages alone, which is what
+//! spares the flash.
 
+use super::vault::Vault;
 use crate::message::{
     AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
 };
@@ -14,6 +18,8 @@ use std::sync::Arc;
 const VERSION: u8 = 1;
 /// A batch with holes: the number of its records comes first, and each record begins with the difference of its position.
 const VERSION_WITH_HOLES: u8 = 2;
+/// Either of them, sealed.
+const VERSION_SEALED: u8 = 3;
 const HEADER: usize = 9;
 /// More than any batch that the intake gathers; a length beyond it is damage, not data.
 const MAX_BATCH: usize = 256 << 20;
@@ -34,6 +40,9 @@ pub enum Damaged {
     /// Written by a newer version of this program.
     #[error("journal batch of an unknown version")]
     Version,
+    /// Sealed with another key or for another place, or changed since.
+    #[error("a sealed value of the store cannot be opened: it was changed, or sealed with another key")]
+    Sealed,
     /// The content ends early or holds impossible values.
     #[error("journal batch cannot be decoded")]
     Content,
@@ -107,6 +116,7 @@ impl<'a> Reader<'a> {
 pub struct Codec {
     compressor: zstd::bulk::Compressor<'static>,
     records: Vec<u8>,
+    vault: Arc<Vault>,
 }
 
 impl Codec {
@@ -114,19 +124,31 @@ impl Codec {
     ///
     /// # Errors
     /// When zstd cannot get its memory.
-    pub fn new() -> std::io::Result<Codec> {
+    pub fn new(vault: Vault) -> std::io::Result<Codec> {
         Ok(Codec {
+            vault: Arc::new(vault),
             compressor: zstd::bulk::Compressor::new(3)?,
             records: Vec::new(),
         })
     }
 
-    /// The bytes of a batch.
+    /// What seals batches and columns.
+    pub fn vault(&self) -> Arc<Vault> {
+        Arc::clone(&self.vault)
+    }
+
+    /// The vault, given back.
+    pub(super) fn into_vault(self) -> Option<Vault> {
+        Arc::try_unwrap(self.vault).ok()
+    }
+
+    /// The bytes of a batch whose first message gets position `first`.
     ///
     /// # Errors
     /// When zstd fails (out of memory).
     pub fn encode<'a>(
         &mut self,
+        first: Position,
         batch: impl Iterator<Item = (&'a Message, RevisionId)>,
     ) -> std::io::Result<Vec<u8>> {
         self.records.clear();
@@ -134,7 +156,7 @@ impl Codec {
         for (message, revision) in batch {
             put_record(&mut self.records, message, revision, &mut monotonic, &mut wall);
         }
-        self.seal(VERSION)
+        self.finish(VERSION, first)
     }
 
     /// The bytes of messages that were copied forward: their positions have gaps. Decoded by [`decode`] like any batch,
@@ -153,16 +175,24 @@ impl Codec {
             let (message, revision) = (&stored.message, stored.revision);
             put_record(&mut self.records, message, revision, &mut monotonic, &mut wall);
         }
-        self.seal(VERSION_WITH_HOLES)
+        self.finish(
+            VERSION_WITH_HOLES,
+            batch.first().map_or(0, |stored| stored.position),
+        )
     }
 
-    fn seal(&mut self, version: u8) -> std::io::Result<Vec<u8>> {
+    fn finish(&mut self, version: u8, first: Position) -> std::io::Result<Vec<u8>> {
         let compressed = self.compressor.compress(&self.records)?;
         let mut blob = Vec::with_capacity(HEADER + compressed.len());
         blob.extend_from_slice(&[0; 4]);
         blob.push(version);
         blob.extend_from_slice(&(self.records.len() as u32).to_le_bytes());
         blob.extend_from_slice(&compressed);
+        if let Some(sealed) = self.vault.batch(first, blob.get(4..).unwrap_or_default())? {
+            blob.truncate(4);
+            blob.push(VERSION_SEALED);
+            blob.extend_from_slice(&sealed);
+        }
         let crc = crc32fast::hash(blob.get(4..).unwrap_or_default());
         for (place, byte) in blob.iter_mut().zip(crc.to_le_bytes()) {
             *place = byte;
@@ -237,7 +267,7 @@ pub fn verify(blob: &[u8]) -> Result<&[u8], Damaged> {
         return Err(Damaged::Checksum);
     }
     match rest.split_first() {
-        Some((&(VERSION | VERSION_WITH_HOLES), rest)) => Ok(rest),
+        Some((&(VERSION | VERSION_WITH_HOLES | VERSION_SEALED), rest)) => Ok(rest),
         _ => Err(Damaged::Version),
     }
 }
@@ -246,8 +276,20 @@ pub fn verify(blob: &[u8]) -> Result<&[u8], Damaged> {
 ///
 /// # Errors
 /// [`Damaged`] when the bytes are not those that were written.
-pub fn decode(first: Position, count: u64, blob: &[u8]) -> Result<Vec<StoredMessage>, Damaged> {
-    let rest = verify(blob)?;
+pub fn decode(
+    vault: &Vault,
+    first: Position,
+    count: u64,
+    blob: &[u8],
+) -> Result<Vec<StoredMessage>, Damaged> {
+    let mut rest = verify(blob)?;
+    let mut version = blob.get(4).copied().unwrap_or_default();
+    let opened;
+    if version == VERSION_SEALED {
+        opened = vault.open_batch(first, rest)?;
+        let (inner, content) = opened.split_first().ok_or(Damaged::Content)?;
+        (version, rest) = (*inner, content);
+    }
     let (length, compressed) = rest.split_at_checked(4).ok_or(Damaged::Content)?;
     let length = u32::from_le_bytes(length.try_into().map_err(|_| Damaged::Content)?) as usize;
     if length > MAX_BATCH {
@@ -257,7 +299,7 @@ pub fn decode(first: Position, count: u64, blob: &[u8]) -> Result<Vec<StoredMess
     let mut reader = Reader(&records);
     let mut interned: Vec<Arc<str>> = Vec::new();
     let (mut monotonic, mut wall) = (0_i64, 0_i64);
-    let holes = blob.get(4) == Some(&VERSION_WITH_HOLES);
+    let holes = version == VERSION_WITH_HOLES;
     let end = first.checked_add(count).ok_or(Damaged::Content)?;
     let records_in_it = if holes {
         reader.number().ok_or(Damaged::Content)?
@@ -410,11 +452,11 @@ mod tests {
     #[test]
     fn a_batch_reads_back_as_it_was_written() {
         let messages: Vec<Message> = (0..40).map(message).collect();
-        let blob = Codec::new()
+        let blob = Codec::new(Vault::default())
             .unwrap()
-            .encode(messages.iter().map(|m| (m, RevisionId(2))))
+            .encode(1, messages.iter().map(|m| (m, RevisionId(2))))
             .unwrap();
-        let read = decode(100, 40, &blob).unwrap();
+        let read = decode(&Vault::default(), 100, 40, &blob).unwrap();
         for (n, (stored, given)) in read.iter().zip(&messages).enumerate() {
             assert_eq!(stored.position, 100 + n as u64);
             assert_eq!(format!("{:?}", stored.message), format!("{given:?}"));
@@ -434,27 +476,36 @@ mod tests {
                 message: message(n),
             })
             .collect();
-        let blob = Codec::new().unwrap().encode_with_holes(&kept).unwrap();
+        let blob = Codec::new(Vault::default())
+            .unwrap()
+            .encode_with_holes(&kept)
+            .unwrap();
         let span = 5_000_000_001 - 100;
-        let read = decode(100, span, &blob).unwrap();
+        let read = decode(&Vault::default(), 100, span, &blob).unwrap();
         assert_eq!(format!("{read:?}"), format!("{kept:?}"));
-        assert_eq!(decode(100, span - 1, &blob).unwrap_err(), Damaged::Content);
+        assert_eq!(
+            decode(&Vault::default(), 100, span - 1, &blob).unwrap_err(),
+            Damaged::Content
+        );
     }
 
     #[test]
     fn every_flipped_bit_is_found() {
         let messages: Vec<Message> = (0..5).map(message).collect();
-        let blob = Codec::new()
+        let blob = Codec::new(Vault::default())
             .unwrap()
-            .encode(messages.iter().map(|m| (m, RevisionId(0))))
+            .encode(1, messages.iter().map(|m| (m, RevisionId(0))))
             .unwrap();
         for bit in 0..blob.len() * 8 {
             let mut damaged = blob.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(1, 5, &damaged).is_err(), "bit {bit}");
+            assert!(decode(&Vault::default(), 1, 5, &damaged).is_err(), "bit {bit}");
         }
         for length in 0..blob.len() {
-            assert!(decode(1, 5, &blob[..length]).is_err(), "cut at {length}");
+            assert!(
+                decode(&Vault::default(), 1, 5, &blob[..length]).is_err(),
+                "cut at {length}"
+            );
         }
     }
 }

@@ -5,6 +5,7 @@ use super::codec::{self, Codec};
 use super::open::collect;
 use super::outbox::LetterNote;
 use super::progress::{DeadLetter, sql_error};
+use super::vault::Vault;
 use super::{Store, StoreError};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
@@ -76,8 +77,12 @@ pub(super) fn write(
 ) -> rusqlite::Result<()> {
     let stored = &letter.message;
     let blob = codec
-        .encode(std::iter::once((&stored.message, stored.revision)))
+        .encode(
+            stored.position,
+            std::iter::once((&stored.message, stored.revision)),
+        )
         .map_err(sql_error)?;
+    let error = serde_json::to_string(&letter.error).map_err(sql_error)?;
     transaction
         .prepare_cached(&format!(
             "INSERT OR REPLACE INTO dead_letter ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
@@ -90,7 +95,7 @@ pub(super) fn write(
             stored.message.source.0,
             letter.stage,
             letter.cause(),
-            serde_json::to_string(&letter.error).map_err(sql_error)?,
+            codec.vault().text("dead_letter.error", &error),
             letter.revision.0,
             wall,
             serde_json::to_string(&letter.counted[..]).map_err(sql_error)?,
@@ -107,12 +112,13 @@ fn counted(text: Option<String>) -> Option<Arc<[u32]>> {
 impl Store {
     /// What a start needs of the dead letters. One whose error cannot be read keeps its place under a name that says so.
     pub(super) fn letter_notes(&self) -> Result<Vec<(String, ErrorRecord, LetterNote)>, StoreError> {
+        let vault = self.codec.vault();
         let destinations: Vec<u32> =
             collect(&self.connection, "SELECT id FROM destination", |row| row.get(0))?;
         let sql = "SELECT id, cause, error, position, source, counted, destination, stage, length(message)
                    FROM dead_letter ORDER BY id";
         Ok(collect(&self.connection, sql, |row| {
-            let error: String = row.get(2)?;
+            let error = vault.read_text("dead_letter.error", row.get(2)?)?;
             let destination: Option<u32> = row.get(6)?;
             let stage: String = row.get(7)?;
             let older = || match (destination, stage.as_str()) {
@@ -138,9 +144,12 @@ impl Store {
     pub fn letters(&self, ids: &[u64]) -> Result<Vec<StoredLetter>, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM dead_letter WHERE id = ?1");
         let mut statement = self.connection.prepare_cached(&sql)?;
+        let vault = self.codec.vault();
         let mut letters = Vec::new();
         for id in ids {
-            let found = statement.query_row([*id as i64], read_letter).optional()?;
+            let found = statement
+                .query_row([*id as i64], |row| read_letter(row, &vault))
+                .optional()?;
             letters.extend(found.flatten());
         }
         Ok(letters)
@@ -175,10 +184,12 @@ impl Store {
             .filter(|(first, count, _): &(i64, i64, _)| first + count > at as i64);
         let (first, count, mut batch) = match around {
             None => (at, 1, Vec::new()),
-            Some((first, count, blob)) => match codec::decode(first as u64, count as u64, &blob) {
-                Ok(messages) => (first as u64, count as u64, messages),
-                Err(_) => return Ok(false),
-            },
+            Some((first, count, blob)) => {
+                match codec::decode(&self.codec.vault(), first as u64, count as u64, &blob) {
+                    Ok(messages) => (first as u64, count as u64, messages),
+                    Err(_) => return Ok(false),
+                }
+            }
         };
         if batch.iter().any(|known| known.position == at) {
             return Ok(true);
@@ -212,13 +223,16 @@ fn error_of(text: &str) -> ErrorRecord {
     })
 }
 
-fn read_letter(row: &Row<'_>) -> rusqlite::Result<Option<StoredLetter>> {
+fn read_letter(row: &Row<'_>, vault: &Vault) -> rusqlite::Result<Option<StoredLetter>> {
     let position: Position = row.get::<_, i64>(2)? as u64;
     let blob = row.get_ref(11)?.as_blob().map_err(rusqlite::Error::from)?;
-    let Some(message) = codec::decode(position, 1, blob).ok().and_then(|mut m| m.pop()) else {
+    let Some(message) = codec::decode(vault, position, 1, blob)
+        .ok()
+        .and_then(|mut m| m.pop())
+    else {
         return Ok(None);
     };
-    let error: String = row.get(7)?;
+    let error = vault.read_text("dead_letter.error", row.get(7)?)?;
     Ok(Some(StoredLetter {
         id: row.get::<_, i64>(0)? as u64,
         destination: row.get(1)?,

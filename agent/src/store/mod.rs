@@ -70,6 +70,7 @@ mod rewrite;
 mod schema;
 mod set_aside;
 mod trouble;
+pub mod vault;
 
 pub use bounds::{Limits, Outline, Room};
 pub use check::CheckState;
@@ -102,6 +103,10 @@ pub enum StoreError {
     /// Written by a newer version of the program.
     #[error("the store in {0} was written by a newer version of this program: install that version again")]
     Newer(PathBuf),
+    /// The key of an encrypted store is missing or wrong, or the configuration does not want it encrypted. The store is
+    /// left as it is.
+    #[error("{0}")]
+    Key(String),
     /// SQLite: disk full, input or output error, read-only file system.
     #[error("store: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -206,9 +211,10 @@ impl Store {
         wall: i64,
     ) -> Result<Position, StoreError> {
         let first = self.next_position;
-        let blob = self
-            .codec
-            .encode(batch.iter().map(|(message, revision)| (message, *revision)))?;
+        let blob = self.codec.encode(
+            first,
+            batch.iter().map(|(message, revision)| (message, *revision)),
+        )?;
         let opened = self.segment_for(first, now_us);
         let segment = opened.unwrap_or(self.current_segment(first, now_us));
         if let Some(changes) = changes.filter(|_| sabotage::is_on(Sabotage::CursorBeforeRows)) {
@@ -310,6 +316,11 @@ impl Store {
             bytes: 0,
             opened_us: now_us,
         })
+    }
+
+    /// Whether what it holds is sealed.
+    pub fn is_encrypted(&self) -> bool {
+        self.codec.vault().is_sealed()
     }
 
     /// What was written since the store was opened.

@@ -4,24 +4,34 @@ use super::check::{Check, check_last_batches};
 use super::codec::Codec;
 use super::recover::{Recovered, next_position, read_segments};
 use super::set_aside::{CONDEMNED, is_damage, needs_no_look, set_aside};
-use super::{Statistics, Store, StoreError, schema};
+use super::{Statistics, Store, StoreError, schema, vault};
 use crate::clock;
+use crate::config::Encryption;
 use crate::message::SourceId;
 use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, ErrorCode, params};
 use std::path::Path;
 
 impl Store {
-    /// Opens or creates the store in `folder`. A damaged file is set aside and a new one begun.
+    /// [`Store::open_with`] without encryption.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], [`StoreError::Newer`], or a disk that cannot be used.
+    /// As [`Store::open_with`].
     pub fn open(folder: &Path) -> Result<(Store, Recovered), StoreError> {
+        Store::open_with(folder, &Encryption::Off)
+    }
+
+    /// Opens or creates the store in `folder`. A damaged file is set aside and a new one begun; one whose key is missing or
+    /// wrong is left alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Newer`], [`StoreError::Key`], or a disk that cannot be used.
+    pub fn open_with(folder: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         std::fs::create_dir_all(folder)?;
         let file = folder.join("store.db");
         let opened = match needs_no_look(&file)? {
             Some(reason) => Err(reason),
-            None => match Store::open_file(&file) {
+            None => match Store::open_file(&file, encryption) {
                 Err(error) if is_damage(&error) => Err(error.to_string()),
                 other => Ok(other?),
             },
@@ -31,7 +41,7 @@ impl Store {
             Err(reason) => reason,
         };
         let aside = set_aside(&file)?;
-        let (store, mut recovered) = Store::open_file(&file)?;
+        let (store, mut recovered) = Store::open_file(&file, encryption)?;
         store.connection.execute(
             "INSERT INTO ledger (count, reason, wall) VALUES (0, ?1, ?2)",
             params![
@@ -58,7 +68,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Locked`] while the service runs, [`StoreError::Newer`], or a file that cannot be used.
-    pub fn open_for_command(folder: &Path) -> Result<Store, StoreError> {
+    pub fn open_for_command(folder: &Path, encryption: &Encryption) -> Result<Store, StoreError> {
         let file = folder.join("store.db");
         if !file.exists() {
             return Err(StoreError::Io(std::io::Error::new(
@@ -66,15 +76,15 @@ impl Store {
                 format!("there is no store in {}", folder.display()),
             )));
         }
-        Store::open_unread(&file)
+        Store::open_unread(&file, encryption)
     }
 
     /// As [`Store::open_for_command`], with what the loops of the service would find.
     ///
     /// # Errors
     /// As [`Store::open_for_command`].
-    pub fn open_at_rest(folder: &Path) -> Result<(Store, Recovered), StoreError> {
-        let mut store = Store::open_for_command(folder)?;
+    pub fn open_at_rest(folder: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
+        let mut store = Store::open_for_command(folder, encryption)?;
         let recovered = store.recover(false)?;
         Ok((store, recovered))
     }
@@ -89,16 +99,15 @@ impl Store {
         Ok(())
     }
 
-    fn open_file(file: &Path) -> Result<(Store, Recovered), StoreError> {
-        let mut store = Store::open_unread(file)?;
+    fn open_file(file: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
+        let mut store = Store::open_unread(file, encryption)?;
         let recovered = store.recover(true)?;
         store.id.clone_from(&recovered.store_id);
         Ok((store, recovered))
     }
 
-    fn open_unread(file: &Path) -> Result<Store, StoreError> {
-        let mut connection = Connection::open(file)?;
-        prepare_file(&connection, file)?;
+    fn open_unread(file: &Path, encryption: &Encryption) -> Result<Store, StoreError> {
+        let mut connection = Store::lock(file)?;
         schema::migrate(&mut connection).map_err(|error| match error {
             rusqlite::Error::InvalidQuery => StoreError::Newer(file.to_owned()),
             other => StoreError::Sqlite(other),
@@ -106,17 +115,29 @@ impl Store {
         let segments = read_segments(&connection)?;
         check_last_batches(&connection, &segments)?;
         let next_position = next_position(&connection, &segments)?;
+        let vault = vault::of_store(
+            &mut connection,
+            encryption,
+            file.parent().unwrap_or(Path::new("")),
+        )?;
         Ok(Store {
             connection,
             id: String::new(),
             closed: None,
-            codec: Codec::new()?,
+            codec: Codec::new(vault)?,
             segments,
             next_position,
             statistics: Statistics::default(),
             check: Check::default(),
             limits: super::Limits::default(),
         })
+    }
+
+    /// The file with its single-owner lock.
+    pub(super) fn lock(file: &Path) -> Result<Connection, StoreError> {
+        let connection = Connection::open(file)?;
+        prepare_file(&connection, file)?;
+        Ok(connection)
     }
 
     /// Number of the source called `name`.

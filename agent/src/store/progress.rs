@@ -3,6 +3,7 @@
 
 use super::associations::AssociationChanges;
 use super::codec::{Reader, put_bytes, put_difference, put_number};
+use super::vault::Vault;
 use crate::forward::{GroupKey, SentPeriod};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
@@ -251,13 +252,14 @@ impl Changes {
         wall: i64,
     ) -> rusqlite::Result<()> {
         self.write_progress(transaction)?;
+        let vault = codec.vault();
         for (id, key) in &self.series {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO series (id, key) VALUES (?1, ?2)")?
-                .execute(params![id, encode_key(key)])?;
+                .execute(params![id, vault.bytes("series.key", &encode_key(key))])?;
         }
         for row in &self.rows {
-            self.write_row(transaction, row)?;
+            self.write_row(transaction, row, &vault)?;
         }
         for id in &self.rows_gone {
             transaction
@@ -269,7 +271,12 @@ impl Changes {
                 .prepare_cached(
                     "INSERT OR REPLACE INTO sent_period (destination, observation, memory, expires) VALUES (?1, ?2, ?3, ?4)",
                 )?
-                .execute(params![destination, sent.observation, sent.memory, sent.expires])?;
+                .execute(params![
+                    destination,
+                    vault.text("sent_period.observation", &sent.observation),
+                    vault.bytes("sent_period.memory", &sent.memory),
+                    sent.expires
+                ])?;
         }
         for run in &self.unmatched {
             transaction
@@ -283,7 +290,7 @@ impl Changes {
                 .prepare_cached("DELETE FROM unmatched WHERE first = ?1")?
                 .execute([*first as i64])?;
         }
-        self.associations.write(transaction)?;
+        self.associations.write(transaction, &vault)?;
         for (id, letter) in &self.dead_letters {
             super::letters::write(transaction, codec, *id, letter, wall)?;
         }
@@ -294,7 +301,7 @@ impl Changes {
                 .execute([*id as i64])?;
         }
         for loss in &self.losses {
-            write_loss(transaction, loss, wall)?;
+            write_loss(transaction, loss, wall, &vault)?;
         }
         Ok(())
     }
@@ -310,7 +317,7 @@ impl Changes {
         Ok(())
     }
 
-    fn write_row(&self, transaction: &Transaction<'_>, row: &Row) -> rusqlite::Result<()> {
+    fn write_row(&self, transaction: &Transaction<'_>, row: &Row, vault: &Vault) -> rusqlite::Result<()> {
         let waiting = row
             .waiting
             .as_ref()
@@ -333,7 +340,7 @@ impl Changes {
                 row.oldest,
                 row.refs.as_ref().map(|refs| encode_refs(refs)),
                 row.revision.map(|r| r.0),
-                waiting
+                waiting.as_deref().map(|text| vault.text("outbox.waiting", text))
             ])?;
         Ok(())
     }
@@ -341,10 +348,11 @@ impl Changes {
 
 /// One ledger row per run: what continues a run of the last day makes its row longer, so that a long shedding is one row for
 /// each device, type and destination and day.
-fn write_loss(transaction: &Transaction<'_>, loss: &Loss, wall: i64) -> rusqlite::Result<()> {
+fn write_loss(transaction: &Transaction<'_>, loss: &Loss, wall: i64, vault: &Vault) -> rusqlite::Result<()> {
     const DAY: i64 = 86_400 * 10_000_000;
     let (first, last) = loss.range.unzip();
     let (device, type_name) = loss.reading.as_ref().map(|(d, t)| (&**d, &**t)).unzip();
+    let device = device.map(|device| vault.text("ledger.device", device));
     let source = loss.source.map(|s| s.0);
     let (first, last) = (first.map(|p| p as i64), last.map(|p| p as i64));
     if let Some(first) = first {

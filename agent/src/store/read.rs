@@ -7,6 +7,7 @@ use super::{Store, StoreError};
 use crate::message::{Position, RevisionId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
 use rusqlite::{OptionalExtension, params};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Decoded messages of consecutive positions.
@@ -108,7 +109,7 @@ impl Store {
         let walked = self.walk(from, |found| match found {
             Found::Batch { first, count, blob } => {
                 bytes += blob.len();
-                match codec::decode(first, count, blob) {
+                match codec::decode(&self.codec.vault(), first, count, blob) {
                     Ok(messages) => {
                         self.check.seen.borrow_mut().add(first, first + count - 1);
                         let wanted = messages.into_iter().filter(|m| m.position >= from);
@@ -270,7 +271,7 @@ impl Store {
             let Some((first, count, blob)) = found.optional()? else {
                 continue;
             };
-            let mut messages = codec::decode(first, count, &blob).unwrap_or_default();
+            let mut messages = codec::decode(&self.codec.vault(), first, count, &blob).unwrap_or_default();
             messages.retain(|m| m.position >= from);
             return Ok(Some((first + count.max(1), messages)));
         }
@@ -319,9 +320,17 @@ impl Store {
     pub fn sent_period(&self, destination: u32, observation: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let sql = "SELECT memory FROM sent_period WHERE destination = ?1 AND observation = ?2";
         let mut statement = self.connection.prepare_cached(sql)?;
-        Ok(statement
-            .query_row(params![destination, observation], |row| row.get(0))
-            .optional()?)
+        let vault = self.codec.vault();
+        let key = vault.text("sent_period.observation", observation);
+        let memory: Option<Vec<u8>> = statement
+            .query_row(params![destination, key], |row| row.get(0))
+            .optional()?;
+        let memory = memory.map(|memory| {
+            vault
+                .open_bytes("sent_period.memory", &memory)
+                .map(Cow::into_owned)
+        });
+        Ok(memory.transpose()?)
     }
 
     /// Forgets sent periods that expired before `wall` (ticks of 100 ns).

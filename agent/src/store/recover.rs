@@ -5,6 +5,7 @@ use super::open::collect;
 use super::outbox::LetterNote;
 use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs};
 use super::set_aside::is_corrupt;
+use super::vault::{Vault, unreadable};
 use super::{Segment, Store, StoreError};
 use crate::forward::GroupKey;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
@@ -96,8 +97,11 @@ impl Store {
             Some(text) => serde_json::from_str(&text).map_err(|_| codec::Damaged::Content)?,
             None => Progress::default(),
         };
+        let vault = self.codec.vault();
         let series = collect(connection, "SELECT id, key FROM series", |row| {
-            Ok((row.get(0)?, decode_key(row.get_ref(1)?.as_blob()?)))
+            let key = row.get_ref(1)?.as_blob()?;
+            let key = vault.open_bytes("series.key", key).map_err(unreadable)?;
+            Ok((row.get(0)?, decode_key(&key)))
         })?;
         let series = series
             .into_iter()
@@ -106,7 +110,7 @@ impl Store {
         let rows = collect(
             connection,
             "SELECT id, destination, series, period, first, last, count, oldest, refs, revision, waiting FROM outbox ORDER BY id",
-            read_row,
+            |row| read_row(row, &vault),
         )?;
         let unmatched = collect(
             connection,
@@ -171,7 +175,7 @@ impl Store {
         let mut packets = Vec::new();
         for (first, count, blob) in batches.into_iter().rev() {
             packets.extend(
-                codec::decode(first, count, &blob)?
+                codec::decode(&self.codec.vault(), first, count, &blob)?
                     .into_iter()
                     .filter(|m| m.message.ack.is_some()),
             );
@@ -240,7 +244,7 @@ pub(super) fn next_position(connection: &Connection, segments: &[Segment]) -> ru
     Ok(next)
 }
 
-fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+fn read_row(row: &rusqlite::Row<'_>, vault: &Vault) -> rusqlite::Result<Row> {
     let damaged =
         |column| rusqlite::Error::InvalidColumnType(column, "outbox".to_owned(), rusqlite::types::Type::Blob);
     let refs = match row.get_ref(8)?.as_blob_or_null()? {
@@ -249,6 +253,8 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     };
     let waiting: Option<String> = row.get(10)?;
     let waiting = waiting
+        .map(|text| vault.read_text("outbox.waiting", text))
+        .transpose()?
         .map(|text| serde_json::from_str(&text))
         .transpose()
         .map_err(|_| damaged(10))?;

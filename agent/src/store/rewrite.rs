@@ -49,6 +49,7 @@ pub(super) fn run(
         .into
         .filter(|into| Some(*into) == before)
         .unwrap_or(plan.segment);
+    let vault = codec.vault();
     let mut out = Remaining {
         transaction,
         codec,
@@ -64,7 +65,7 @@ pub(super) fn run(
             .prepare_cached(&format!("DELETE FROM journal_{} WHERE first = ?1", plan.segment))?
             .execute([first])?;
         // A batch that was damaged on the medium holds nothing that could be kept; who looks for its messages says so.
-        let messages = codec::decode(first as u64, count as u64, &blob).unwrap_or_default();
+        let messages = codec::decode(&vault, first as u64, count as u64, &blob).unwrap_or_default();
         for stored in messages.into_iter().filter(|m| plan.keeps(m.position)) {
             out.take(stored)?;
         }

@@ -61,6 +61,10 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE sighting (destination INTEGER NOT NULL, device TEXT NOT NULL, record TEXT NOT NULL,
         PRIMARY KEY (destination, device)) WITHOUT ROWID;
     ",
+    "
+    -- From this version on batches and columns may be sealed (version 3 of the batch format, store/vault), which an older
+    -- program would take for damage.
+    ",
 ];
 
 /// Brings the schema to the newest version.

@@ -204,6 +204,8 @@ pub struct StoreState {
     pub check: String,
     /// Messages that were found damaged since the start.
     pub damaged: u64,
+    /// Whether payloads and identifiers are sealed at rest.
+    pub encrypted: bool,
     /// Written since the start.
     #[serde(flatten)]
     pub statistics: Statistics,
