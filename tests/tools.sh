@@ -23,6 +23,12 @@ apt_needs() {
   command -v cc >/dev/null || packages+=(build-essential)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   command -v npm >/dev/null || packages+=(nodejs npm)
+  if wanted event-hubs; then
+    # Debian's own Python, whatever else is in the path, has the modules.
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages+=(rabbitmq-server)
+    [ -e /usr/lib/python3/dist-packages/proton/__init__.py ] || packages+=(python3-qpid-proton)
+    [ -e /usr/lib/python3/dist-packages/websockets/__init__.py ] || packages+=(python3-websockets)
+  fi
   [ ${#packages[@]} -eq 0 ] || printf '%s\n' "${packages[@]}"
 }
 

@@ -7,6 +7,7 @@
     reason = "a harness of processes lives in real time, and a broken harness must say so at once"
 )]
 
+pub mod amqp;
 pub mod conformance;
 pub mod event_hub_endpoint;
 pub mod fhir_server;

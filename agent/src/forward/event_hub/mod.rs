@@ -9,6 +9,13 @@
 //!    others are delivered. An event is given up for a 400 only when the hub takes others, or after three attempts.
 //! 4. Whatever else the hub or the network answers, nothing is given up: the rest waits in its rows.
 
+#[cfg_attr(
+    not(feature = "amqp"),
+    allow(
+        dead_code,
+        reason = "without the feature nobody makes a wire, and nothing else is left out"
+    )
+)]
 mod amqp;
 mod answer;
 mod batch;
@@ -38,8 +45,8 @@ pub use sas::token as sas_token;
 /// # Errors
 /// When the operating system gives no thread.
 pub fn http_of(name: &str, config: &EventHubConfig) -> Result<Http, std::io::Error> {
-    let client =
-        UreqClient::new(config.tls.clone(), config.proxy.clone()).connecting_to(config.endpoint.clone());
+    let client = UreqClient::new(config.tls.clone(), config.proxy.clone())
+        .connecting_to(&config.namespace, config.endpoint.clone());
     let threads = match config.partition_key {
         PartitionKey::Gateway => 1,
         PartitionKey::Device => KEYS_AT_ONCE,

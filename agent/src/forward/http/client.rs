@@ -28,7 +28,8 @@ const MAX_REDIRECTS: usize = 3;
 pub struct UreqClient {
     tls: TlsConfig,
     proxy: Option<String>,
-    endpoint: Option<String>,
+    /// Name, and the `host:port` that is connected to for it.
+    endpoint: Option<(String, String)>,
     agent: Mutex<Option<(Vec<Option<SystemTime>>, ureq::Agent)>>,
 }
 
@@ -43,10 +44,10 @@ impl UreqClient {
         }
     }
 
-    /// The same client, connecting to `host:port` whatever the address says; the name in the certificate stays.
+    /// The same client, connecting to `endpoint` (`host:port`) for addresses at `host`; the name in the certificate stays.
     #[must_use]
-    pub fn connecting_to(mut self, endpoint: Option<String>) -> UreqClient {
-        self.endpoint = endpoint;
+    pub fn connecting_to(mut self, host: &str, endpoint: Option<String>) -> UreqClient {
+        self.endpoint = endpoint.map(|endpoint| (host.to_owned(), endpoint));
         self
     }
 
@@ -105,8 +106,8 @@ impl UreqClient {
             .build();
         match &self.endpoint {
             None => Ok(config.new_agent()),
-            Some(endpoint) => {
-                let resolver = FixedEndpoint::new(endpoint)
+            Some((host, endpoint)) => {
+                let resolver = FixedEndpoint::new(host, endpoint)
                     .ok_or_else(|| setup(format!("\"{endpoint}\" is no endpoint: write host:port")))?;
                 let connector = ureq::unversioned::transport::DefaultConnector::default();
                 Ok(ureq::Agent::with_parts(config, connector, resolver))

@@ -4,12 +4,12 @@ use super::connection::{STEP_TIME, Way};
 use super::{Answer, Condition, Credential};
 use crate::forward::http::{HttpError, HttpErrorKind, explain_io};
 use embassy_time::{Duration, with_timeout};
-use fe2o3_amqp::connection::{ConnectionHandle, ConnectionStopReason, OpenError};
+use fe2o3_amqp::connection::{ConnectionHandle, ConnectionStopReason, Error as ConnectionError, OpenError};
 use fe2o3_amqp::link::{DetachError, LinkStateError, SendError, SenderAttachError, SessionStopReason};
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::{BeginError, SessionHandle};
 use fe2o3_amqp::types::definitions::{self, ErrorCondition, SenderSettleMode};
-use fe2o3_amqp::types::messaging::{Batch, Data, Outcome};
+use fe2o3_amqp::types::messaging::{Batch, Data, Outcome, Target as MessagingTarget, TerminusDurability};
 use fe2o3_amqp::types::primitives::{Symbol, Timestamp};
 use fe2o3_amqp::{Connection, Sendable, Sender, Session};
 use fe2o3_amqp_cbs::client::CbsClient;
@@ -77,9 +77,15 @@ impl OpenLink {
         }
         // A name of its own for each link: the hub may not have noticed yet that the last one is gone.
         let name = format!("{}-{:016x}", target.gateway, crate::random::below(u64::MAX));
+        let terminus = MessagingTarget::builder().address(target.resource.as_str());
+        let terminus = match credential {
+            Credential::Token { .. } => terminus,
+            // RabbitMQ declares a queue for it, and compares with the one that is there: it has to outlive a restart.
+            Credential::Password { .. } => terminus.durable(TerminusDurability::UnsettledState),
+        };
         let sender = Sender::builder()
             .name(name)
-            .target(target.resource.as_str())
+            .target(terminus.build())
             .sender_settle_mode(SenderSettleMode::Unsettled)
             .attach(&mut session);
         let sender = within(way, sender).await?.map_err(of_attach)?;
@@ -104,21 +110,35 @@ impl OpenLink {
             return Ok(());
         }
         if let Some(cbs) = &mut self.cbs {
-            put_token(cbs, &self.audience, credential).await?;
+            tokio::select! {
+                biased;
+                put = put_token(cbs, &self.audience, credential) => put?,
+                end = self.connection.on_close() => return Err(of_end(end, false)),
+            }
         }
         self.credential = credential.clone();
         Ok(())
     }
 
-    /// Transfers a message when there is credit, and waits for its disposition.
+    /// Transfers a message when there is credit, and waits for its disposition. What waits in the link is not told when the
+    /// connection ends, so that is looked at too.
     pub async fn send(&mut self, message: &Sendable<Batch<Data>>) -> Answer {
-        let transfer = with_timeout(CREDIT_TIME, self.sender.send_batchable_ref(message)).await;
+        let transfer = tokio::select! {
+            biased;
+            transfer = with_timeout(CREDIT_TIME, self.sender.send_batchable_ref(message)) => transfer,
+            end = self.connection.on_close() => return of_end(end, false),
+        };
         let disposition = match transfer {
             Err(_) => return Answer::NoCredit,
             Ok(Err(error)) => return of_send(error, false),
             Ok(Ok(disposition)) => disposition,
         };
-        match with_timeout(DISPOSITION_TIME, disposition).await {
+        let disposition = tokio::select! {
+            biased;
+            disposition = with_timeout(DISPOSITION_TIME, disposition) => disposition,
+            end = self.connection.on_close() => return of_end(end, true),
+        };
+        match disposition {
             Err(_) => Answer::NoDisposition,
             Ok(Err(error)) => of_send(error, true),
             Ok(Ok(Outcome::Accepted(_))) => Answer::Accepted,
@@ -197,6 +217,13 @@ fn ended(error: Option<definitions::Error>, sent: bool) -> Answer {
     Answer::Ended {
         condition: error.map(condition),
         sent,
+    }
+}
+
+fn of_end(end: Result<(), ConnectionError>, sent: bool) -> Answer {
+    match end {
+        Err(ConnectionError::RemoteClosedWithError(error)) => ended(Some(error), sent),
+        _ => ended(None, sent),
     }
 }
 
