@@ -488,3 +488,31 @@ fn relative_paths_start_at_the_folder_of_the_file() {
         "{error}"
     );
 }
+
+#[test]
+fn a_password_is_for_brokers_over_amqp_and_a_build_without_amqp_says_so() {
+    let sas = r#"auth = { kind = "sas", key_name = "gateway", key = "credential:event-hub-key" }"#;
+    let basic = r#"auth = { kind = "basic", username = "gateway", password = "credential:p" }"#;
+    let (found, _) = with(sas, basic);
+    assert!(
+        found.len() == 1 && found[0].starts_with("WrongAuthentication"),
+        "{found:?}"
+    );
+    for transport in ["amqp", "amqp-websocket"] {
+        let (found, text) = with(sas, &format!("transport = \"{transport}\"\n{basic}"));
+        if cfg!(feature = "amqp") {
+            assert_eq!(found, Vec::<String>::new(), "{text}");
+        } else {
+            assert!(
+                found.len() == 1 && found[0].starts_with("WrongValue"),
+                "{found:?}"
+            );
+            assert!(
+                text.contains("leave `transport` out") && text.contains("--features amqp"),
+                "{text}"
+            );
+        }
+    }
+    let (found, text) = with(sas, &format!("transport = \"amqps\"\n{sas}"));
+    assert_eq!(found.len(), 1, "{text}");
+}
