@@ -6,7 +6,7 @@ use bedside_tests::fhir_server::FhirServer;
 use bedside_tests::real::agent::Gateway;
 use bedside_tests::real::fhir::wait_for;
 use bedside_tests::real::mosquitto::Mosquitto;
-use bedside_tests::real::publisher::{Sent, heart_rates, publish_readings};
+use bedside_tests::real::publisher::{Sent, heart_rates, publish, publish_readings};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -133,4 +133,72 @@ fn what_failed_is_explained_and_sent_once_when_the_mapping_is_repaired_and_the_s
         (&json!(0), &json!(0)),
         "{accounts}"
     );
+}
+#[test]
+fn what_the_server_refused_is_sent_again_and_what_never_fits_is_dropped_with_a_ledger_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(folder.path(), "");
+    let server = FhirServer::start(&[]);
+    let gateway = Gateway::new(folder.path())
+        .mqtt(broker.port, "")
+        .store("progress_interval", "300 ms")
+        .fhir(&server.base, "resolution = \"create\"");
+    // A code that no FHIR server takes: two spaces in a row.
+    gateway.drop_pack("heart-rate");
+    let file = gateway.folder.join("mappings.d/heart-rate/fhirmapping.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"8867-4\"", "\"8867  4\"")).unwrap();
+    let mut agent = gateway.start();
+    gateway.wait_connected(LIMIT);
+    let refused = heart_rates(1, 4, 10);
+    publish_readings(broker.port, &refused);
+    wait_for_dead(&gateway, 4);
+    gateway.drop_pack("heart-rate");
+    let known = heart_rates(1, 1, 0);
+    bedside_tests::real::wait_for("the repaired mapping", LIMIT, || {
+        publish_readings(broker.port, &known);
+        std::thread::sleep(Duration::from_secs(1));
+        !server.held("Observation").is_empty()
+    });
+    let nonsense = r#"{"deviceId":"band-0","patientId":"patient-band-0","time":"2026-03-01T11:00:00Z","heartRate":"fast"}"#;
+    publish(
+        broker.port,
+        &[("wearables/band-0/telemetry".to_owned(), nonsense.to_owned())],
+    );
+    wait_for_dead(&gateway, 5);
+    let causes = as_json(&gateway, &["list"]);
+    let names: Vec<&str> = causes
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|c| c["cause"].as_str())
+        .collect();
+    assert_eq!(names.len(), 2, "{causes}");
+    assert!(names.iter().all(|name| name.starts_with("forward|")), "{causes}");
+
+    // With the service down.
+    gateway.stop(&mut agent);
+    let done = as_json(&gateway, &["redrive", "--all"]);
+    assert_eq!(done["redriven"], 5, "{done}");
+    agent = gateway.start();
+    let sent: Vec<Sent> = known.iter().chain(&refused).cloned().collect();
+    wait_for(&server, &sent, LIMIT, || gateway.log());
+    wait_for_dead(&gateway, 1);
+    let (good, said) = letters(&gateway, &["drop", "--cause", "InvalidQuantity"]);
+    assert!(good && said.starts_with("1 dead letters given up"), "{said}");
+    let status = gateway.status().unwrap();
+    assert!(
+        status["ledger"]
+            .to_string()
+            .contains("dropped by the operator: forward|InvalidQuantity"),
+        "{status}"
+    );
+    let accounts = gateway.stop(&mut agent);
+    assert_eq!(
+        (&accounts["dead"], &accounts["lost"]),
+        (&json!(0), &json!(1)),
+        "{accounts}"
+    );
+    let (_, listed) = letters(&gateway, &["list"]);
+    assert_eq!(listed, "no dead letters\n");
 }

@@ -6,6 +6,7 @@ use crate::config::Encryption;
 use crate::control::{Inquiry, Question};
 use crate::dead_letters::{DeadLetters, LetterQuestion};
 use crate::forward::Destinations;
+use crate::normalize::receive_time;
 use crate::telemetry::metrics;
 use crate::telemetry::status::{DestinationState, PackState, SourceState, Status, StoreState, Summary};
 use std::rc::Rc;
@@ -14,6 +15,8 @@ use tokio::sync::mpsc;
 
 /// Ticks of 100 ns in a second.
 const SECOND: i64 = 10_000_000;
+/// A store that is full within this many seconds is worth an operator's attention: a day.
+const SOON: u64 = 86_400;
 /// A backlog older than this is worth an operator's attention, in seconds.
 const OLD_BACKLOG: u64 = 3600;
 
@@ -105,11 +108,13 @@ impl Agent {
 
     /// Addresses, counts, links, packs and problems.
     pub async fn status(&self) -> Status {
-        let destinations: Vec<_> = self
-            .destinations
-            .iter()
-            .map(|d| self.destination_state(d))
-            .collect();
+        let mut destinations = Vec::new();
+        for entry in &self.destinations {
+            let mut state = self.destination_state(entry);
+            let of_messages = self.oldest_unsent_message(entry).await;
+            state.oldest_unsent_seconds = state.oldest_unsent_seconds.max(of_messages);
+            destinations.push(state);
+        }
         let sources: Vec<_> = self.sources.iter().map(|s| self.source_state(s)).collect();
         let stored = self
             .pipeline
@@ -127,6 +132,7 @@ impl Agent {
             check: self.pipeline.check.borrow().clone(),
             damaged: self.pipeline.outbox.borrow().damaged(),
             encrypted: self.config.store.encryption != Encryption::Off,
+            outlook: self.pipeline.bounds.forecast.borrow().outlook(),
             statistics,
         };
         let clock_trusted = clock::is_trusted(self.pipeline.trust);
@@ -151,6 +157,26 @@ impl Agent {
         };
         judge(&mut status);
         status
+    }
+
+    /// Age in seconds of the oldest message that a destination for raw messages has not got; none when it has all.
+    async fn oldest_unsent_message(&self, entry: &DestinationEntry) -> Option<u64> {
+        if !entry.handle.takes_messages {
+            return None;
+        }
+        let cursor = {
+            let outbox = self.pipeline.outbox.borrow();
+            outbox
+                .progress()
+                .destinations
+                .get(&entry.handle.id)
+                .map_or(0, |d| d.cursor)
+        };
+        // A disk that cannot be read says so elsewhere.
+        let batch = self.pipeline.read(cursor + 1).await.unwrap_or_default();
+        let stamp = batch.first()?.stored.message.stamp;
+        let (received, _) = receive_time(&stamp, &self.pipeline.dating.borrow());
+        u64::try_from((clock::wall().ticks() - received.ticks()) / SECOND).ok()
     }
 
     fn source_state(&self, entry: &SourceEntry) -> SourceState {
@@ -267,6 +293,18 @@ fn judge(status: &mut Status) {
         problems.push(format!(
             "store: {} messages are damaged on the disk; the storage may be worn out (look at `dmesg`), plan to replace it",
             status.store.damaged
+        ));
+    }
+    if let Some(seconds) = status
+        .store
+        .outlook
+        .full_in_seconds
+        .filter(|seconds| *seconds < SOON)
+    {
+        problems.push(format!(
+            "the store is full in about {} h at the present rate, then the oldest waveforms and periodic readings are given \
+             up: look why the destinations do not take them, or raise [store] max_bytes",
+            seconds.div_ceil(3600)
         ));
     }
     for source in &status.sources {

@@ -5,7 +5,7 @@
 //! makes everything old in one second.
 
 use super::scan::Scan;
-use super::{Memory, commit, copy_forward, free_until_enough, give_up, is_history};
+use super::{Memory, commit, copy_forward, forecast, free_until_enough, give_up, is_history};
 use crate::clock;
 use crate::pipeline::Pipeline;
 use crate::store::{Loss, Outline, Room, StoreError, UnmatchedRun};
@@ -86,7 +86,7 @@ pub async fn tend(pipeline: &Pipeline) -> Result<(), StoreError> {
         free_until_enough(pipeline, &mut memory).await?;
     }
     pipeline.store.call(|store| store.give_back()).await?;
-    Ok(())
+    forecast::look(pipeline, now_us).await
 }
 
 /// Unmatched messages beyond their time leave, with a ledger line. What waits for a pack stays.

@@ -11,11 +11,13 @@
 //! transaction.
 
 mod age;
+mod forecast;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use age::tend;
+pub use forecast::{Forecast, Outlook};
 
 use crate::clock;
 use crate::forward::DestinationHandle;
@@ -24,7 +26,7 @@ use crate::store::outbox::Outbox;
 use crate::store::{Outline, Rewrite, Room, StoreError};
 use iomt_mapping::pack_options::Priority;
 use scan::Scan;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use tokio::sync::{Mutex, Notify};
 
@@ -62,6 +64,8 @@ pub struct Bounds {
     pub writing: Mutex<()>,
     /// The limit in force: `max_bytes`, or less while the disk is full of other things.
     pub limit: Cell<u64>,
+    /// How long the room lasts.
+    pub forecast: RefCell<Forecast>,
     working: Mutex<Memory>,
 }
 
@@ -83,6 +87,7 @@ impl Bounds {
             settings,
             wanted: Notify::new(),
             writing: Mutex::default(),
+            forecast: RefCell::default(),
             working: Mutex::default(),
         }
     }

@@ -433,3 +433,173 @@ proptest! {
         });
     }
 }
+
+/// Readings that come now, an hour's worth at a time.
+async fn take_now(pipeline: &Rc<Pipeline>, kind: &str, first: u64, count: u64, length: usize) {
+    let batch: Vec<_> = (first..first + count)
+        .map(|n| {
+            let (mut message, revision) = message(kind, n, length);
+            message.stamp.wall = crate::clock::wall();
+            message.stamp.monotonic_us = crate::clock::monotonic_us();
+            (message, revision)
+        })
+        .collect();
+    let revisions = pipeline.packs.borrow().unsaved();
+    let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
+    let now_us = crate::clock::monotonic_us();
+    pipeline
+        .store
+        .call(move |store| store.append(&batch, &revisions, None, now_us, 0))
+        .await
+        .unwrap();
+    pipeline.packs.borrow_mut().saved(&saved);
+    pipeline.head.set(pipeline.head.get() + count);
+    normalize_all(pipeline).await;
+}
+
+fn with_settings(folder: &Path, change: impl FnOnce(&mut Settings)) -> Rc<Pipeline> {
+    let mut pipeline = Rc::into_inner(open(folder, &[READINGS, OTHERS])).unwrap();
+    let mut settings = pipeline.bounds.settings.clone();
+    change(&mut settings);
+    pipeline.bounds = Bounds::new(settings);
+    Rc::new(pipeline)
+}
+
+#[test]
+fn readings_beyond_max_age_are_given_up_with_a_ledger_line_and_younger_ones_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let hour = 3_600 * 10_000_000_i64;
+        let pipeline = with_settings(folder.path(), |settings| settings.max_age = Some(3 * hour));
+        let mut given = 0;
+        for _ in 0..8 {
+            take_now(&pipeline, "alarm", given, 50, 100).await;
+            given += 50;
+            for _ in 0..61 {
+                embassy_time::Timer::after_secs(60).await;
+                tend(&pipeline).await.unwrap();
+            }
+        }
+        for destination in [READINGS, OTHERS] {
+            balance(&pipeline, destination, given).await;
+            let lost = pipeline.outbox.borrow().progress().destinations[&destination].lost;
+            // Whole segments, an hour long: what is older than three hours is gone, what is younger than two is there.
+            assert!((200..=300).contains(&lost), "{lost} of {given}");
+        }
+        let oldest = pipeline.outbox.borrow().oldest(READINGS).unwrap();
+        let age = crate::clock::wall().ticks() - oldest;
+        assert!(age <= 4 * hour + hour / 10, "{} min", age / (hour / 60));
+        let reasons = pipeline.store.call(|store| store.ledger()).await.unwrap();
+        assert!(
+            reasons
+                .iter()
+                .all(|(_, reason)| reason == "older than [store] max_age"),
+            "{reasons:?}"
+        );
+        readable(&pipeline, READINGS).await;
+    });
+}
+
+#[test]
+fn a_disk_that_others_fill_lowers_the_limit_and_a_disk_with_room_raises_it_again() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let pipeline = with_settings(folder.path(), |settings| {
+            settings.max_bytes = 64 * MIB;
+            settings.min_free_disk = 100 * MIB;
+        });
+        let mut given = 0;
+        let free = |bytes: Option<u64>| {
+            pipeline.store.call(move |store| {
+                store.free_for_tests = bytes;
+                Ok(())
+            })
+        };
+        free(Some(1000 * MIB)).await.unwrap();
+        tend(&pipeline).await.unwrap();
+        assert_eq!(pipeline.bounds.limit.get(), 64 * MIB);
+        for _ in 0..160 {
+            take_now(&pipeline, "rate", given, 100, 900).await;
+            given += 100;
+        }
+        let full = size(&pipeline).await;
+        assert!(full > 12 * MIB, "{full}");
+        // 2 MiB more than it may use are taken by others.
+        free(Some(98 * MIB)).await.unwrap();
+        tend(&pipeline).await.unwrap();
+        let limit = pipeline.bounds.limit.get();
+        assert!(limit < full, "{limit}");
+        for _ in 0..10 {
+            tend(&pipeline).await.unwrap();
+        }
+        assert!(
+            size(&pipeline).await <= limit,
+            "{} of {limit}",
+            size(&pipeline).await
+        );
+        balance(&pipeline, READINGS, given).await;
+        let lost = pipeline.outbox.borrow().progress().destinations[&READINGS].lost;
+        assert!(lost > 0 && lost < given, "{lost} of {given}");
+        readable(&pipeline, READINGS).await;
+        free(Some(1000 * MIB)).await.unwrap();
+        tend(&pipeline).await.unwrap();
+        assert_eq!(pipeline.bounds.limit.get(), 64 * MIB);
+    });
+}
+
+#[test]
+fn a_destination_for_raw_messages_that_is_away_loses_its_oldest_messages_and_the_others_theirs_when_needed() {
+    const RAW: u32 = OTHERS;
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let pipeline = with_settings(folder.path(), |settings| {
+            for destination in &mut settings.destinations {
+                destination.takes_messages = destination.id == RAW;
+            }
+        });
+        let mut given = 0;
+        for round in 0..120 {
+            take(
+                &pipeline,
+                (0..100).map(|n| message("rate", round * 100 + n, 900)).collect(),
+            )
+            .await;
+            given += 100;
+            // The destination for readings is there; the other one is not.
+            deliver(&pipeline, READINGS, "rate", Fate::Delivered).await;
+            assert!(size(&pipeline).await <= 8 * MIB, "round {round}");
+        }
+        progress_commit(&pipeline).await;
+        let (readings, raw) = {
+            let outbox = pipeline.outbox.borrow();
+            let progress = &outbox.progress().destinations;
+            (progress[&READINGS].clone(), progress[&RAW].clone())
+        };
+        assert_eq!((readings.delivered, readings.lost), (given, 0));
+        assert!(raw.lost > 0 && raw.lost < given);
+        assert_eq!(
+            (raw.matches, raw.cursor),
+            (raw.lost, raw.lost),
+            "the oldest, without a gap"
+        );
+        let said = pipeline
+            .store
+            .call(|store| {
+                let sql = "SELECT sum(count), min(first), max(last) FROM ledger WHERE destination = 2";
+                let read = |row: &rusqlite::Row<'_>| {
+                    Ok((
+                        row.get::<_, i64>(0)?,
+                        row.get::<_, i64>(1)?,
+                        row.get::<_, i64>(2)?,
+                    ))
+                };
+                Ok(store.connection.query_row(sql, [], read)?)
+            })
+            .await
+            .unwrap();
+        let lost = raw.lost as i64;
+        assert_eq!(said, (lost, 1, lost));
+        let next = pipeline.read(raw.cursor + 1).await.unwrap();
+        assert_eq!(next[0].stored.position, raw.cursor + 1, "the next one is there");
+    });
+}

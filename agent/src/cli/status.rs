@@ -138,6 +138,26 @@ fn text(status: &Value) -> String {
             field(&destination, "dead")
         );
     }
+    let store = status.get("store").cloned().unwrap_or_default();
+    let hours = |name: &str| {
+        store
+            .get(name)
+            .and_then(Value::as_u64)
+            .map(|seconds| seconds / 3600)
+    };
+    let _ = write!(
+        out,
+        "store: {} bytes of {}, {} needed",
+        field(&store, "bytes"),
+        field(&store, "max_bytes"),
+        field(&store, "needed_bytes")
+    );
+    if let Some(hours) = hours("full_in_seconds") {
+        let _ = write!(out, ", full in {hours} h at the present rate");
+    } else if let Some(hours) = hours("outage_lasts_seconds") {
+        let _ = write!(out, ", lasts {hours} h with nothing delivered");
+    }
+    out.push('\n');
     for pack in list("packs") {
         let _ = writeln!(
             out,

@@ -168,6 +168,9 @@ pub struct Store {
     pub(crate) statistics: Statistics,
     pub(crate) check: check::Check,
     pub(crate) limits: Limits,
+    /// What the file system is taken to have free.
+    #[cfg(test)]
+    pub(crate) free_for_tests: Option<u64>,
 }
 
 /// What the store has written since it was opened.

@@ -130,6 +130,8 @@ impl Store {
             statistics: Statistics::default(),
             check: Check::default(),
             limits: super::Limits::default(),
+            #[cfg(test)]
+            free_for_tests: None,
         })
     }
 

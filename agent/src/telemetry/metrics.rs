@@ -155,6 +155,34 @@ pub fn render(status: &Status) -> String {
         family(&mut page, name, "gauge", help);
         let _ = writeln!(page, "{name} {value}");
     }
+    let outlook = &status.store.outlook;
+    for (name, help, value) in [
+        (
+            "bedside_store_needed_bytes",
+            "Bytes of the store that something still needs.",
+            Some(outlook.needed_bytes),
+        ),
+        (
+            "bedside_store_room_bytes",
+            "Bytes that can be taken before anything is given up.",
+            Some(outlook.room_bytes),
+        ),
+        (
+            "bedside_store_full_in_seconds",
+            "When the room is used up at the present rates; absent while what is needed does not grow.",
+            outlook.full_in_seconds,
+        ),
+        (
+            "bedside_store_outage_lasts_seconds",
+            "How long the room lasts with nothing delivered.",
+            outlook.outage_lasts_seconds,
+        ),
+    ] {
+        if let Some(value) = value {
+            family(&mut page, name, "gauge", help);
+            let _ = writeln!(page, "{name} {value}");
+        }
+    }
     page
 }
 

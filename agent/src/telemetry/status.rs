@@ -1,6 +1,7 @@
 //! The state of the agent as the command line, the status page and the metrics endpoint show it. No patient data.
 
 use super::errors::ErrorRecord;
+use crate::bounds::Outlook;
 use crate::store::{DeadLetterSummary, Statistics, Trouble};
 use serde::Serialize;
 
@@ -206,6 +207,9 @@ pub struct StoreState {
     pub damaged: u64,
     /// Whether payloads and identifiers are sealed at rest.
     pub encrypted: bool,
+    /// How full it is, and for how long that goes on.
+    #[serde(flatten)]
+    pub outlook: Outlook,
     /// Written since the start.
     #[serde(flatten)]
     pub statistics: Statistics,

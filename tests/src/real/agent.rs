@@ -77,6 +77,18 @@ impl Gateway {
         self
     }
 
+    /// Replaces a text of the configuration, once.
+    #[must_use]
+    pub fn replaced(mut self, old: &str, new: &str) -> Gateway {
+        assert!(
+            self.configuration.contains(old),
+            "{old} in {}",
+            self.configuration
+        );
+        self.configuration = self.configuration.replacen(old, new, 1);
+        self
+    }
+
     /// Adds an MQTT source called `ward`.
     #[must_use]
     pub fn mqtt(self, port: u16, extra: &str) -> Gateway {

@@ -44,8 +44,8 @@
 //!
 //! | | this | SQLCipher (whole file) |
 //! |---|---|---|
-//! | Bytes | 41 for a batch, 52 and a third more for a text column | none: pages keep their size, 80 bytes of each are reserved |
-//! | CPU | one HMAC and one pass of ChaCha20-Poly1305 over each batch and value | 0.1 us for a message with batches of 100, and all reads 3.3 times as long |
+//! | Bytes | 41 for a batch (13 % of one of 20 like messages, 5 % of 100), 45 for bytes, 61 and a third for a text | none: pages keep their size, 80 bytes of each are reserved |
+//! | CPU | 1.0 us for a batch: 0.05 us for a message with batches of 20, 0.01 with 100 (compression: 0.33 and 0.18) | 0.1 us for a message with batches of 100, and all reads 3.3 times as long |
 //! | Program | nothing: `ring` is linked for TLS | 4.5 MB (2.6 on armv7), and OpenSSL beside rustls |
 //! | Readable without the key | see above | nothing but the size |
 //! | A wrong key | is told apart from damage | looks like a damaged file |
