@@ -15,6 +15,7 @@ use crate::clock;
 use crate::forward::{DestinationHandle, Destinations};
 use crate::message::RevisionId;
 use crate::normalize::{Match, Normalized, match_of, number_of_revision};
+use crate::packs::PackSet;
 use crate::pipeline::Entry;
 use crate::process::{Anew, add_match, take_matches};
 use crate::store::outbox::Outbox;
@@ -48,6 +49,9 @@ pub struct Kept {
     pub error: ErrorRecord,
 }
 
+/// Pack and measurement type.
+type Kind = (String, String);
+
 /// The letters of one message, and what it becomes.
 struct Case {
     letters: Vec<StoredLetter>,
@@ -55,10 +59,12 @@ struct Case {
     /// Today's packs.
     revision: RevisionId,
     now: Rc<Normalized>,
+    /// What fails of it today, with pack and type of the template.
+    failing: Vec<(Option<Kind>, ErrorRecord)>,
     /// What it became with the packs of each letter.
     then: HashMap<RevisionId, Rc<Normalized>>,
     /// Pack and type that the failed template of a letter belongs to, by letter.
-    types: HashMap<u64, (String, String)>,
+    types: HashMap<u64, Kind>,
     /// The journal has it.
     readable: bool,
 }
@@ -114,18 +120,16 @@ impl DeadLetters<'_> {
         let revision = pipeline.packs.borrow().current(stored.message.source);
         let now = pipeline.normalized(&entry, Some(revision)).await?;
         let (mut then, mut types) = (HashMap::new(), HashMap::new());
+        let today = pipeline.pack_set(revision).await?;
+        let errors = now.failed.iter().chain(&now.unparsable);
+        let failing = errors
+            .map(|error| (kind_of(&today, error), error.clone()))
+            .collect();
         for letter in &letters {
             let before = pipeline.normalized(&entry, Some(letter.revision)).await?;
             then.insert(letter.revision, before);
-            if let Some(place) = &letter.error.mapping {
-                let set = pipeline.pack_set(letter.revision).await?;
-                let template = set
-                    .pack(&place.pack)
-                    .and_then(|p| p.device.templates().get(place.template));
-                if let Some(template) = template {
-                    types.insert(letter.id, (place.pack.clone(), template.type_name().to_owned()));
-                }
-            }
+            let set = pipeline.pack_set(letter.revision).await?;
+            types.extend(kind_of(&set, &letter.error).map(|kind| (letter.id, kind)));
         }
         let readable = pipeline.store.call(move |store| store.put_back(&stored)).await?;
         Ok(Some(Case {
@@ -133,6 +137,7 @@ impl DeadLetters<'_> {
             entry,
             revision,
             now,
+            failing,
             then,
             types,
             readable,
@@ -299,16 +304,10 @@ impl DeadLetters<'_> {
         let kind = case.types.get(&first.id);
         let fresh = fresh(case, then.map(Rc::as_ref), kind);
         let again: Vec<&ErrorRecord> = case
-            .now
-            .failed
+            .failing
             .iter()
-            .chain(&case.now.unparsable)
-            .filter(|error| match (&error.mapping, &first.error.mapping) {
-                (Some(now), Some(then)) => {
-                    now.pack == then.pack && error.name == first.error.name || now == then
-                }
-                _ => true,
-            })
+            .filter(|(now, _)| kind.is_none() || now.is_none() || now.as_ref() == kind)
+            .map(|(_, error)| error)
             .collect();
         let nothing_left =
             case.now.matches.is_empty() && case.now.failed.is_empty() && case.now.unparsable.is_none();
@@ -420,6 +419,13 @@ fn of_message(letter: &StoredLetter) -> bool {
         )
 }
 
+/// Pack and type of the template that an error points at.
+fn kind_of(packs: &PackSet, error: &ErrorRecord) -> Option<Kind> {
+    let place = error.mapping.as_ref()?;
+    let template = packs.pack(&place.pack)?.device.templates().get(place.template)?;
+    Some((place.pack.clone(), template.type_name().to_owned()))
+}
+
 fn keep(result: &mut Redriven, id: u64, error: ErrorRecord) {
     result.kept.push(Kept { id, error });
 }
@@ -467,7 +473,7 @@ fn reading(found: &Match) -> Reading<'_> {
 
 /// Readings that today's packs make and those of then did not: of the pack and type that failed, or of any when those make
 /// none (the type was renamed).
-fn fresh<'a>(case: &'a Case, then: Option<&Normalized>, kind: Option<&(String, String)>) -> Vec<&'a Match> {
+fn fresh<'a>(case: &'a Case, then: Option<&Normalized>, kind: Option<&Kind>) -> Vec<&'a Match> {
     let mut known: Vec<Reading<'_>> = then
         .map(|then| then.matches.iter().map(reading).collect())
         .unwrap_or_default();

@@ -21,6 +21,10 @@ const HUB: u32 = 2;
 const RAW: u32 = 3;
 
 fn packs(rate: &str) -> Arc<PackSet> {
+    two_packs(rate, "$.spot")
+}
+
+fn two_packs(rate: &str, spot: &str) -> Arc<PackSet> {
     let template = |name: &str, value: &str| {
         format!(
             r#"{{"templateType":"JsonPathContent","template":{{"typeName":"{name}","typeMatchExpression":"$..[?(@.{name})]",
@@ -32,7 +36,7 @@ fn packs(rate: &str) -> Arc<PackSet> {
         name: "ward".to_owned(),
         device: format!(
             r#"{{"templateType":"CollectionContent","template":[{},{}]}}"#,
-            template("spot", "$.spot"),
+            template("spot", spot),
             template("rate", rate)
         ),
         fhir: None,
@@ -290,6 +294,27 @@ fn a_failed_match_is_sent_with_the_repaired_mapping_once_and_what_was_sent_befor
         let number = crate::normalize::number_of_revision(1, revision);
         assert_eq!(sent, [(1, number, "rate".to_owned())]);
         assert_eq!(ward.account(FHIR), (3, 0, 0, 0));
+    });
+}
+
+#[test]
+fn a_repaired_template_is_redriven_while_another_of_the_same_message_still_fails_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let both_broken = two_packs("$.pulse", "$.saturation");
+        let ward = Ward::open(folder.path(), both_broken);
+        ward.take(&[BOTH]).await;
+        assert_eq!(ward.account(FHIR), (0, 0, 2, 0));
+        let one_repaired = two_packs("$.rate", "$.saturation");
+        ward.pipeline
+            .packs
+            .borrow_mut()
+            .set_current(SourceId(1), one_repaired);
+        let done = ward.letters().redrive(&all()).await.unwrap();
+        assert_eq!((done.redriven, done.readings, done.kept.len()), (1, 1, 1));
+        assert_eq!(ward.account(FHIR), (0, 1, 1, 0));
+        let sent = ward.settle(FHIR, Fate::Delivered).await;
+        assert_eq!((sent.len(), sent[0].2.as_str()), (1, "rate"));
     });
 }
 

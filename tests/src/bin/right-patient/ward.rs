@@ -257,7 +257,7 @@ async fn enter(
             agent.associate(command).await.map_err(wrong)?;
             return Ok(());
         }
-        if let Ok(mut store) = Store::open_for_command(store) {
+        if let Ok(mut store) = Store::open_for_command(store, &bedside_agent::config::Encryption::Off) {
             let now = Some(clock::wall().ticks());
             associate_in_store(&mut store, command, now)?.map_err(wrong)?;
             return Ok(());
