@@ -229,10 +229,15 @@ async fn commit(
         let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
         let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
         let batch = Arc::clone(&named);
+        // What the messages taught is written before them.
+        let learnt = Arc::new(pipeline.learnt.take());
+        let learnt_too = Arc::clone(&learnt);
         let (result, room) = pipeline
             .store
             .call(move |store| {
-                let result = store.append(&batch, &revisions, changes.as_ref(), now_us, wall);
+                let result = store
+                    .remember(&learnt_too)
+                    .and_then(|()| store.append(&batch, &revisions, changes.as_ref(), now_us, wall));
                 let room = store.room().unwrap_or_default();
                 Ok((result, room))
             })
@@ -245,6 +250,7 @@ async fn commit(
                 break (first, room);
             }
             Err(error) => {
+                pipeline.learnt.put_back(Arc::unwrap_or_clone(learnt));
                 failed_commit(pipeline, error, took_changes, room).await?;
                 drop(writing);
                 if room == Room::None {

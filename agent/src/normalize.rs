@@ -4,6 +4,7 @@
 //! other is counted as shadowed. A panic inside an evaluation is caught and becomes a dead letter of that message alone.
 
 use crate::forward::GroupKey;
+use crate::ingest::payload;
 use crate::message::{PayloadKind, RevisionId, Stamp, StoredMessage};
 use crate::packs::{Pack, PackSet};
 use crate::sabotage::{self, Sabotage};
@@ -158,8 +159,22 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
         system.push(("iothub-connection-device-id", PropertyValue::Text(device)));
     }
     system.push(("iothub-enqueuedtime", PropertyValue::Time(received)));
+    let mut body = match payload::decode(message) {
+        Ok(body) => body,
+        Err(error) => {
+            return Normalized {
+                unparsable: Some(error),
+                ..Normalized::default()
+            };
+        }
+    };
+    // Without a pack the message waits for one, whatever is in it.
+    let refused = match packs.packs().is_empty() {
+        true => Vec::new(),
+        false => body.take_failed(),
+    };
     let envelope = Envelope {
-        body: message.payload.bytes(),
+        body: body.bytes(),
         properties: &properties,
         system_properties: &system,
     };
@@ -190,10 +205,13 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
     });
     Normalized {
         matches: matches.collect(),
-        failed: set
-            .errors
+        failed: refused
             .into_iter()
-            .map(|(pack, error)| failed(packs, pack, error))
+            .chain(
+                set.errors
+                    .into_iter()
+                    .map(|(pack, error)| failed(packs, pack, error)),
+            )
             .collect(),
         unparsable: None,
         shadowed: set.shadowed as u64,

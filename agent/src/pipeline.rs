@@ -6,6 +6,7 @@ use crate::bounds::Bounds;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::corrections::Corrections;
+use crate::ingest::payload::memory::Learnt;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::normalize::Normalized;
 use crate::packs::PackSet;
@@ -262,6 +263,8 @@ pub struct Pipeline {
     pub isolation: Isolation,
     /// What keeps the store within its size.
     pub bounds: Bounds,
+    /// What sources have learnt and the store does not have yet.
+    pub learnt: Learnt,
     /// State of the disk.
     pub disk: DiskState,
     /// How far the full check of the store is, for `status`.

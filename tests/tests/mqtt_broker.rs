@@ -152,6 +152,7 @@ impl Rig {
             trust,
             sender,
             resume,
+            memory: Default::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };

@@ -8,6 +8,7 @@
 mod association;
 mod door;
 mod forwarding;
+mod memory;
 mod opening;
 mod report;
 mod surroundings;
@@ -24,6 +25,8 @@ use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceK
 use crate::corrections::Corrections;
 use crate::forward::pass::LinkState;
 use crate::forward::{DestinationHandle, Destinations};
+use crate::ingest::payload::Memory;
+use crate::ingest::payload::memory::Learnt;
 use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
 use crate::intake::{self, CommitPolicy};
 use crate::message::{Message, SourceId};
@@ -54,6 +57,8 @@ const SOURCE_STOP_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct SourceEntry {
     pub(crate) id: SourceId,
     pub(crate) config: SourceConfig,
+    /// What it knew when the agent stopped.
+    memory: Memory,
     pub(crate) status: Arc<SourceStatus>,
 }
 
@@ -110,6 +115,10 @@ pub async fn run(
         );
     }
     let (book, corrections) = (opened.book, opened.corrections);
+    let memories = config.sources.iter().zip(&source_ids);
+    let memories = memories
+        .map(|(source, id)| memory::recall(&store, *id, source))
+        .collect::<Vec<_>>();
     let store = StoreHandle::new(store, worker);
 
     let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
@@ -119,9 +128,11 @@ pub async fn run(
         sources: source_ids
             .iter()
             .zip(&config.sources)
-            .map(|(id, config)| SourceEntry {
+            .zip(memories)
+            .map(|((id, config), memory)| SourceEntry {
                 id: *id,
                 config: config.clone(),
+                memory,
                 status: Arc::new(SourceStatus::default()),
             })
             .collect(),
@@ -228,6 +239,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         normalized: Notify::new(),
         boot: recovered.boot,
         trust: config.clock.trust,
+        learnt: Learnt::default(),
         isolation: recovered.isolation.clone(),
         bounds: Bounds::new(bounds::Settings {
             max_bytes: config.store.max_bytes.0,
@@ -317,6 +329,10 @@ impl Running {
                 trust: pipeline.trust,
                 sender: sender.clone(),
                 resume,
+                memory: Memory {
+                    learnt: pipeline.learnt.clone(),
+                    ..entry.memory.clone()
+                },
                 status: Arc::clone(&entry.status),
                 events: events.clone(),
             };

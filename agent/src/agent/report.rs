@@ -190,6 +190,7 @@ impl Agent {
             refused: status.garbage.get() + status.oversize.get(),
             error: status.error(),
             without_packs: self.pipeline.packs.borrow().current(entry.id).0 == 0,
+            away: status.away(),
         }
     }
 

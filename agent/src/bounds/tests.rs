@@ -83,6 +83,7 @@ fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
             min_free_disk: 0,
             destinations: destinations.iter().map(|id| destination(*id)).collect(),
         }),
+        learnt: Default::default(),
         disk: DiskState::new(folder.to_owned()),
         beats: RefCell::default(),
         check: RefCell::default(),

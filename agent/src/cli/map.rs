@@ -9,8 +9,10 @@ use super::packs::{Located, locate};
 use super::{Format, print};
 use crate::clock;
 use crate::config;
+use crate::ingest::payload;
 use crate::packs::{Pack, PackFinding, PackSet, refused};
 use anyhow::Context as _;
+use bytes::Bytes;
 use clap::Args;
 use iomt_mapping::message::{Envelope, ParsedMessage, PropertyValue};
 use iomt_mapping::timestamp::read_timestamp;
@@ -56,6 +58,9 @@ pub struct Map {
     /// MQTT 5 user property; several are possible
     #[arg(long = "property", value_name = "NAME=VALUE", value_parser = name_and_value)]
     properties: Vec<(String, String)>,
+    /// What the payload is, as format of an MQTT source says it: sparkplug-b, kura, home-assistant; needs --topic
+    #[arg(long, value_name = "FORMAT", requires = "topic", value_parser = ["sparkplug-b", "kura", "home-assistant"])]
+    payload_format: Option<String>,
     /// When it was received, ISO 8601 [default: now]
     #[arg(long, value_name = "TIME", value_parser = time)]
     received: Option<Timestamp>,
@@ -104,7 +109,7 @@ impl Map {
             "no mapping pack could be loaded from {}",
             self.pack.display()
         );
-        let message = read_message(&self.message)?;
+        let message = self.decoded(read_message(&self.message)?)?;
         let explained = self
             .parsed(&message, |parsed| explain::explain(&set, parsed))
             .map_err(|error| {
@@ -125,6 +130,21 @@ impl Map {
         } else {
             ExitCode::FAILURE
         })
+    }
+
+    /// The message, decoded where it has a payload format.
+    fn decoded(&self, message: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+        let Some(format) = &self.payload_format else {
+            return Ok(message);
+        };
+        let topic = self.topic.as_deref().unwrap_or_default();
+        let message = Bytes::from(message);
+        let mut body = payload::decode_parts(Some(format), None, topic, &message)
+            .map_err(|error| anyhow::anyhow!("{}: {}: {}", self.message.display(), error.name, error.text))?;
+        for error in body.take_failed() {
+            eprintln!("{}: {}", error.name, error.text);
+        }
+        Ok(body.bytes().to_vec())
     }
 
     /// The packs at the path, or the pack of the service with this name.

@@ -124,6 +124,16 @@ fn text(status: &Value) -> String {
             field(&source, "kind"),
             field(&source, "received")
         );
+        let away: Vec<&str> = source
+            .get("away")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if !away.is_empty() {
+            let _ = writeln!(out, "  away by their own word: {}", away.join(", "));
+        }
     }
     for destination in list("destinations") {
         let _ = writeln!(

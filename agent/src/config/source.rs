@@ -3,6 +3,7 @@
 use super::auth::TlsConfig;
 use super::azure::{is_host, port_of};
 use super::secret::SecretRef;
+use crate::ingest::payload::PayloadFormat;
 use crate::ingest::serial::drivers::PortSettings;
 use crate::ingest::serial::framing::FramingConfig;
 use crate::ingest::serial::port_name::PortName;
@@ -57,6 +58,16 @@ pub struct MqttConfig {
     /// Where in the topic the connection device id is.
     #[serde(default)]
     pub device_id_from: Option<DeviceIdFrom>,
+    /// What the payloads are.
+    #[serde(default)]
+    pub format: PayloadFormat,
+    /// What is in a line of `format = "serial-lines"`: members of a serial source.
+    #[serde(default)]
+    pub line: toml::Table,
+    /// Whether edge nodes of Sparkplug B whose births are missing are asked to be born again (a command that reads nothing
+    /// but this).
+    #[serde(default)]
+    pub request_rebirth: bool,
     /// Messages that may be unacknowledged at a time (MQTT 5 receive maximum; for 3.1.1 what the broker allows).
     #[serde(default = "default_window")]
     pub window: u16,

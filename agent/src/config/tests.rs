@@ -446,6 +446,76 @@ fn doubtful_settings_are_warnings() {
 }
 
 #[test]
+fn the_format_of_payloads_is_checked_with_its_topics_and_members() {
+    let topics = "topics = [\"wearables/+/telemetry\"]";
+    for (source, kind, words) in [
+        (
+            "topics = [\"spBv1.0/ward3/#\"]\nformat = \"sparkplug-b\"\nrequest_rebirth = true",
+            "",
+            "",
+        ),
+        ("topics = [\"acme/+/vitals/#\"]\nformat = \"kura\"", "", ""),
+        (
+            "topics = [\"homeassistant/#\", \"bed7/#\"]\nformat = \"home-assistant\"",
+            "",
+            "",
+        ),
+        (
+            "topics = [\"home/+/SERIALtoMQTT\"]\nformat = \"serial-lines\"\nline = { format = \"label\", delimiter = \" \" }",
+            "",
+            "",
+        ),
+        (
+            "topics = [\"a/b\"]\nformat = \"sparkplugb\"",
+            "UnknownValue",
+            "sparkplug-b",
+        ),
+        (
+            "topics = [\"a/b\"]\nformat = \"sparkplug-b\"",
+            "NoTopicOfFormat",
+            "spBv1.0/ward3/#",
+        ),
+        (
+            "topics = [\"spBv1.0/w/DDATA/#\"]\nformat = \"sparkplug-b\"",
+            "NoTopicOfFormat",
+            "births",
+        ),
+        (
+            "topics = [\"bed7/#\"]\nformat = \"home-assistant\"",
+            "NoTopicOfFormat",
+            "homeassistant/#",
+        ),
+        (
+            "topics = [\"a/b\"]\nline = { format = \"label\" }",
+            "ConflictingMembers",
+            "serial-lines",
+        ),
+        (
+            "topics = [\"a/b\"]\nrequest_rebirth = true",
+            "ConflictingMembers",
+            "sparkplug-b",
+        ),
+        (
+            "topics = [\"a/b\"]\nformat = \"serial-lines\"\nline = { framing = \"slip\" }",
+            "WrongValue",
+            "no member of `line`",
+        ),
+        (
+            "topics = [\"a/b\"]\nformat = \"serial-lines\"\nline = { format = \"csv\" }",
+            "MissingMember",
+            "columns",
+        ),
+    ] {
+        let text = EXAMPLE.replace("device_id_from = { topic_level = 2 }", "");
+        let checked = check_text("agent.toml", &text.replace(topics, source));
+        let kinds: Vec<&str> = checked.findings.iter().map(|finding| finding.kind).collect();
+        let expected = if kind.is_empty() { vec![] } else { vec![kind] };
+        assert_eq!(kinds, expected, "{source}\n{}", checked.render());
+        assert!(checked.render().contains(words), "{words}\n{}", checked.render());
+    }
+}
+
+#[test]
 fn any_text_is_read_without_a_panic_and_refused_with_a_place() {
     for end in 0..EXAMPLE.len() {
         if let Some(head) = EXAMPLE.get(..end) {

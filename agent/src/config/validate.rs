@@ -1,6 +1,7 @@
 //! What the types cannot say: names that must be unique, members that exclude each other, addresses that cannot be one.
 
 mod destination;
+mod payload;
 
 use super::azure;
 use super::reader::Draft;
@@ -251,6 +252,7 @@ impl Check<'_> {
             );
         }
         self.device_id("source", number, mqtt.device_id.as_deref());
+        self.payload(number, mqtt);
         if mqtt.password.is_some() && mqtt.username.is_none() {
             self.error(
                 "MissingMember",

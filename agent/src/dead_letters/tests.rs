@@ -102,6 +102,7 @@ impl Ward {
                 min_free_disk: 0,
                 destinations: handles.clone(),
             }),
+            learnt: Default::default(),
             disk: DiskState::new(folder.to_owned()),
             beats: RefCell::default(),
             check: RefCell::default(),

@@ -4,6 +4,7 @@
 mod backoff;
 pub mod mqtt;
 mod outlet;
+pub mod payload;
 pub mod serial;
 mod stamp;
 pub mod status;
@@ -62,6 +63,8 @@ pub struct SourceContext {
     /// The journal's last messages of this source that had a packet id, oldest first ([`StoredPacket::of`]); two windows
     /// and some are enough.
     pub resume: Vec<StoredPacket>,
+    /// What its payload format remembers over restarts.
+    pub memory: payload::Memory,
     /// What the source shows of itself.
     pub status: Arc<SourceStatus>,
     /// What the agent has to write down.

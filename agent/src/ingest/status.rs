@@ -2,8 +2,12 @@
 //! `status`, the web page and the metrics.
 
 use crate::telemetry::errors::ErrorRecord;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// Devices that are shown as away.
+const MOST_AWAY: usize = 256;
 
 /// A counter that only grows while the process lives.
 #[derive(Debug, Default)]
@@ -32,6 +36,7 @@ pub struct SourceStatus {
     connected: AtomicBool,
     waiting_for_clock: AtomicBool,
     error: Mutex<Option<ErrorRecord>>,
+    away: Mutex<BTreeSet<String>>,
     /// Messages handed on to the intake.
     pub received: Counter,
     /// Connections or openings after the first one.
@@ -66,6 +71,22 @@ impl SourceStatus {
     /// Why the source does not work now; none while it works.
     pub fn error(&self) -> Option<ErrorRecord> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Devices that have said that they are away, in order of their names.
+    pub fn away(&self) -> Vec<String> {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.iter().cloned().collect()
+    }
+
+    /// A device has said that it is there or away.
+    pub(super) fn set_available(&self, device: &str, available: bool) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if available {
+            away.remove(device);
+        } else if away.len() < MOST_AWAY {
+            away.insert(device.to_owned());
+        }
     }
 
     /// The source works; returns whether that is a change.

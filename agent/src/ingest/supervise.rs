@@ -62,6 +62,7 @@ mod tests {
             trust: ClockTrust::Always,
             sender: mpsc::channel(1).0,
             resume: Vec::new(),
+            memory: Default::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };

@@ -60,6 +60,7 @@ mod check;
 pub mod codec;
 mod isolation;
 mod letters;
+mod memory;
 mod open;
 pub mod outbox;
 pub mod progress;

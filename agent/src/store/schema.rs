@@ -65,6 +65,11 @@ const MIGRATIONS: &[&str] = &[
     -- From this version on batches and columns may be sealed (version 3 of the batch format, store/vault), which an older
     -- program would take for damage.
     ",
+    "
+    -- What the payload format of a source remembers: births of edge nodes, announced entities.
+    CREATE TABLE source_memory (source INTEGER NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL,
+        PRIMARY KEY (source, key)) WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the schema to the newest version.

@@ -130,6 +130,7 @@ use Repair as R;
 const KNOWN: &[Known] = &[
     Known("InvalidDataFormatException", Some("NotSupportedException"), O::Normalization, Warning, T::DeviceMessageError, R::Device, false),
     Known("IncompatibleDataException", None, O::Normalization, Warning, T::DeviceMessageError, R::Device, false),
+    Known("AliasNotDefinedException", None, O::Normalization, Warning, T::DeviceMessageError, R::Device, false),
     Known("NormalizationDataMappingException", None, O::Normalization, Critical, T::DeviceTemplateError, R::Mapping, false),
     Known("TemplateExpressionException", None, O::Normalization, Critical, T::DeviceTemplateError, R::Mapping, false),
     Known("InvalidTemplateException", None, O::Normalization, Critical, T::DeviceTemplateError, R::Mapping, false),

@@ -136,6 +136,8 @@ pub struct SourceState {
     pub error: Option<ErrorRecord>,
     /// Messages wait because the source has no mapping pack.
     pub without_packs: bool,
+    /// Devices that have said that they are away.
+    pub away: Vec<String>,
 }
 
 /// A destination.

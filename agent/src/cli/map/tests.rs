@@ -22,6 +22,7 @@ fn map() -> Map {
         topic: None,
         device_id: Some("gateway-7".to_owned()),
         properties: Vec::new(),
+        payload_format: None,
         received: Some(time("2026-11-21T07:00:00Z").unwrap()),
         format: Format::Text,
     }
@@ -38,6 +39,27 @@ fn explained(message: &str) -> explain::Explained {
     map()
         .parsed(message.as_bytes(), |parsed| explain::explain(&set, parsed))
         .unwrap()
+}
+
+#[test]
+fn a_payload_that_is_no_json_is_decoded_first() {
+    let mut map = map();
+    map.payload_format = Some("kura".to_owned());
+    map.topic = Some("acme/gw7/vitals".to_owned());
+    // Metric hr, INT32, 72.
+    let body = map
+        .decoded(b"\xc2\xb8\x02\x08\x0a\x02hr\x10\x03\x30\x48".to_vec())
+        .unwrap();
+    let body = String::from_utf8(body).unwrap();
+    assert!(
+        body.contains(r#""metrics":[{"name":"hr","type":"INT32","value":72}]"#),
+        "{body}"
+    );
+    let error = map.decoded(b"hello".to_vec()).unwrap_err().to_string();
+    assert!(
+        error.contains("InvalidDataFormatException") && error.contains("no Kura message"),
+        "{error}"
+    );
 }
 
 #[test]

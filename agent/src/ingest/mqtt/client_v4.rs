@@ -59,6 +59,10 @@ impl Outbox for OutboxV4 {
             .map(|path| SubscribeFilter::new(path.clone(), QoS::AtLeastOnce));
         self.0.try_subscribe_many(filters).is_ok()
     }
+
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+        self.0.try_publish(topic, QoS::AtMostOnce, false, payload).is_ok()
+    }
 }
 
 impl Link for LinkV4 {

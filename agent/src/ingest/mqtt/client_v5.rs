@@ -69,6 +69,10 @@ impl Outbox for OutboxV5 {
         });
         self.0.try_subscribe_many(filters).is_ok()
     }
+
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> bool {
+        self.0.try_publish(topic, QoS::AtMostOnce, false, payload).is_ok()
+    }
 }
 
 impl Link for LinkV5 {

@@ -255,6 +255,10 @@ mod tests {
         fn subscribe(&self, _filters: &[String]) -> bool {
             true
         }
+
+        fn publish(&self, _topic: &str, _payload: Vec<u8>) -> bool {
+            true
+        }
     }
 
     fn gate() -> Gate {

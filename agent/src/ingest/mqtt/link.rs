@@ -85,6 +85,10 @@ pub(super) trait Outbox: Send {
 
     /// Queues a SUBSCRIBE for `filters` at QoS 1; false when there is no room.
     fn subscribe(&self, filters: &[String]) -> bool;
+
+    /// Queues a PUBLISH at QoS 0; false when there is no room. The only one that the agent sends asks an edge node of Sparkplug B
+    /// for its births.
+    fn publish(&self, topic: &str, payload: Vec<u8>) -> bool;
 }
 
 /// One connection.

@@ -31,9 +31,10 @@ pub use repeat::StoredPacket;
 pub(crate) use tls::client_config as tls_client_config;
 
 use crate::config::{MqttConfig, MqttProtocol, Secret, SecretRef};
+use crate::ingest::payload::annotate::Annotator;
 use crate::ingest::{SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Seconds until a connection attempt is given up.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
@@ -74,9 +75,17 @@ pub fn start(config: &MqttConfig, context: SourceContext) -> Result<(SourceHandl
         },
     };
     let config = config.clone();
+    let annotator = Annotator::new(&config, context.id, &context.memory);
+    let annotator = Arc::new(Mutex::new(annotator));
+    let mut started = false;
     let source = supervise::run(context, move |context| {
         gate.restart();
-        source::Source::new(config.clone(), &broker, context.clone(), Arc::clone(&gate)).run()
+        if std::mem::replace(&mut started, true) {
+            annotator.clear_poison();
+            annotator.lock().unwrap_or_else(PoisonError::into_inner).restart();
+        }
+        let (gate, annotator) = (Arc::clone(&gate), Arc::clone(&annotator));
+        source::Source::new(config.clone(), &broker, context.clone(), gate, annotator).run()
     });
     Ok((handle, Box::pin(source)))
 }

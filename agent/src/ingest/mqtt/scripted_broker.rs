@@ -162,6 +162,17 @@ impl Peer {
         self.publish_packet(packet_id, payload, false).await;
     }
 
+    /// A message at QoS 0 with user properties.
+    pub(super) async fn publish_on(&mut self, topic: &str, payload: impl Into<Bytes>, user: &[(&str, &str)]) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let properties = PublishProperties {
+            user_properties: user.iter().map(owned).collect(),
+            ..PublishProperties::default()
+        };
+        let publish = Publish::new(topic, QoS::AtMostOnce, payload, Some(properties));
+        self.send(Packet::Publish(publish)).await;
+    }
+
     pub(super) async fn redeliver(&mut self, packet_id: u16, payload: impl Into<Bytes>) {
         self.publish_packet(packet_id, payload, true).await;
     }

@@ -10,15 +10,18 @@ use crate::clock;
 use crate::config::{Broker as Address, MqttConfig, MqttProtocol};
 use crate::ingest::backoff::Backoff;
 use crate::ingest::outlet::Outlet;
+use crate::ingest::payload::annotate::Annotator;
+use crate::ingest::payload::sparkplug::births;
 use crate::ingest::stamp::Stamper;
 use crate::ingest::{SourceContext, SourceEvent, setup_error};
 use crate::message::{Message, Payload, PayloadKind};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer};
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is kept of a payload above the limit, in bytes.
 const HEAD_BYTES: usize = 4096;
@@ -40,6 +43,12 @@ const CLOCK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Pause before a refused topic filter is asked for again.
 const RESUBSCRIBE: Duration = Duration::from_secs(60);
+
+/// Pause before an edge node is asked for its births again.
+const BIRTHS_PAUSE: Duration = Duration::from_secs(30);
+
+/// Edge nodes that are asked within one pause.
+const MOST_ASKED: usize = 256;
 
 /// Connections of this process are numbered through, over all sources and their restarts.
 static EPOCH: AtomicU64 = AtomicU64::new(1);
@@ -74,6 +83,7 @@ pub(super) struct Source {
     tls: bool,
     gate: Arc<Gate>,
     topics: Topics,
+    annotator: Arc<Mutex<Annotator>>,
     stamper: Stamper,
     backoff: Backoff,
     outlet: Outlet,
@@ -84,6 +94,10 @@ pub(super) struct Source {
     given_up: Option<ErrorRecord>,
     subscribed: bool,
     connections: u64,
+    /// When an edge node was last asked for its births.
+    asked: HashMap<(String, String), Instant>,
+    /// Topics and payloads to send.
+    requests: Vec<(String, Vec<u8>)>,
 }
 
 impl Source {
@@ -92,6 +106,7 @@ impl Source {
         address: &Address,
         context: SourceContext,
         gate: Arc<Gate>,
+        annotator: Arc<Mutex<Annotator>>,
     ) -> Source {
         let client_id = config
             .client_id
@@ -113,6 +128,7 @@ impl Source {
             tls: address.tls,
             gate,
             topics: Topics::new(&config),
+            annotator,
             stamper: Stamper::new(context.boot, context.trust),
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(30)),
             outlet: Outlet::new(context.sender.clone()),
@@ -122,6 +138,8 @@ impl Source {
             given_up: None,
             subscribed: false,
             connections: 0,
+            asked: HashMap::new(),
+            requests: Vec::new(),
             config,
             context,
         }
@@ -256,7 +274,11 @@ impl Source {
             };
             match event {
                 Ok(Event::Publish(publish)) => {
-                    if self.take(publish) > self.uncommitted_limit && paused_until.is_none() {
+                    let uncommitted = self.take(publish);
+                    for (topic, payload) in self.requests.drain(..) {
+                        outbox.publish(&topic, payload);
+                    }
+                    if uncommitted > self.uncommitted_limit && paused_until.is_none() {
                         paused_until = Some(Instant::now() + self.longest_pause());
                     }
                 }
@@ -377,12 +399,45 @@ impl Source {
             let (topic, device_id) = self.topics.names(&topic);
             (Some(topic), device_id)
         };
+        self.annotate(&mut message);
         if kind != PayloadKind::Whole {
             self.context.status.oversize.count();
         }
         self.context.status.received.count();
         self.outlet.put(message);
         self.outlet.bytes() + uncommitted
+    }
+
+    /// Puts beside the message what its payload refers to, and notes who is there or away.
+    fn annotate(&mut self, message: &mut Message) {
+        let said = {
+            let mut annotator = self.annotator.lock().unwrap_or_else(PoisonError::into_inner);
+            annotator.annotate(message)
+        };
+        if let Some(node) = said.incomplete.filter(|_| self.config.request_rebirth) {
+            self.ask_for_births(node);
+        }
+        if let Some((who, available)) = said.availability {
+            self.context.status.set_available(&who, available);
+        }
+    }
+
+    fn ask_for_births(&mut self, node: (String, String)) {
+        let now = Instant::now();
+        self.asked
+            .retain(|_, asked| now.duration_since(*asked) < BIRTHS_PAUSE);
+        if self.asked.contains_key(&node) || self.asked.len() >= MOST_ASKED {
+            return;
+        }
+        tracing::info!(
+            source = &*self.context.name,
+            "edge node {}/{} is asked for its births",
+            node.0,
+            node.1
+        );
+        self.requests
+            .push(births::rebirth_request(&node.0, &node.1, clock::wall()));
+        self.asked.insert(node, now);
     }
 
     /// The payload, or its head when it is above the limit.

@@ -3,6 +3,7 @@
 use super::scripted_broker::{Peer, ScriptedBroker, soon};
 use super::{SourceContext, start};
 use crate::config::{ClockTrust, MqttConfig};
+use crate::ingest::payload::{FORMAT_PROPERTY, NAMES_PROPERTY};
 use crate::ingest::{SourceEvent, SourceHandle, SourceStatus};
 use crate::message::{Message, PayloadKind, SourceId};
 use bytes::Bytes;
@@ -45,6 +46,7 @@ impl Rig {
             trust: ClockTrust::Always,
             sender,
             resume: Vec::new(),
+            memory: Default::default(),
             status: Arc::clone(&status),
             events: events_sender,
         };
@@ -92,6 +94,73 @@ fn run(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(tokio::task::LocalSet::new().run_until(test));
+}
+
+/// DDATA of oxi7, sequence number 1: alias 1 is 73.
+const DDATA: &str = "08a8f495f8e031120d100118a8f495f8e031200350491801";
+
+fn hex(text: &str) -> Vec<u8> {
+    let pair = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(pair).collect()
+}
+
+#[test]
+fn an_edge_node_is_asked_for_its_births_only_when_the_site_wants_it() {
+    run(async {
+        for (config, asks) in [("", false), ("request_rebirth = true", true)] {
+            let mut rig = Rig::start(&format!("format = 'sparkplug-b'\n{config}")).await;
+            let mut peer = rig.broker.session(false).await;
+            for _ in 0..3 {
+                peer.publish_on("spBv1.0/ward3/DDATA/gw7/oxi7", hex(DDATA), &[])
+                    .await;
+                let message = rig.message().await;
+                assert_eq!(message.payload.bytes(), hex(DDATA));
+                assert!(message.properties.iter().any(|(name, _)| name == NAMES_PROPERTY));
+            }
+            if asks {
+                let Some(Packet::Publish(request)) = peer.next().await else {
+                    panic!("no request")
+                };
+                assert_eq!(request.topic, "spBv1.0/ward3/NCMD/gw7");
+                assert!(!request.retain && request.qos == QoS::AtMostOnce);
+                let name = b"Node Control/Rebirth";
+                assert!(request.payload.windows(name.len()).any(|part| part == name));
+            }
+            // Once, not for every message.
+            peer.silence().await;
+        }
+    });
+}
+
+#[test]
+fn nobody_else_says_what_a_payload_means() {
+    run(async {
+        let mut rig = Rig::start("").await;
+        let mut peer = rig.broker.session(false).await;
+        let forged = [
+            (FORMAT_PROPERTY, "sparkplug-b"),
+            ("ward", "7"),
+            (NAMES_PROPERTY, "{}"),
+        ];
+        peer.publish_on("wearables/d1/telemetry", "{}", &forged).await;
+        assert_eq!(
+            rig.message().await.properties,
+            [("ward".to_owned(), "7".to_owned())]
+        );
+    });
+}
+
+#[test]
+fn a_device_that_says_goodbye_is_shown_as_away() {
+    run(async {
+        let mut rig = Rig::start("").await;
+        let mut peer = rig.broker.session(false).await;
+        for (payload, away) in [("Offline", vec!["tele/bed7".to_owned()]), ("Online", vec![])] {
+            peer.publish_on("tele/bed7/LWT", payload, &[]).await;
+            rig.message().await;
+            assert_eq!(rig.status.away(), away);
+        }
+    });
 }
 
 #[test]

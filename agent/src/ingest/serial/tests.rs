@@ -118,6 +118,7 @@ impl Rig {
             trust: ClockTrust::Always,
             sender,
             resume: Vec::new(),
+            memory: Default::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };

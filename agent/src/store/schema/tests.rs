@@ -12,6 +12,7 @@ const FIXTURES: &[&str] = &[
     include_str!("version_2.sql"),
     include_str!("version_3.sql"),
     include_str!("version_4.sql"),
+    include_str!("version_5.sql"),
 ];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {

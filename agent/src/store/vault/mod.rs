@@ -85,6 +85,8 @@ pub const TEXTS: &[(&str, &str)] = &[
     ("sent_period", "observation"),
     ("sighting", "device"),
     ("sighting", "record"),
+    ("source_memory", "key"),
+    ("source_memory", "text"),
 ];
 /// Columns with sealed bytes.
 pub const BLOBS: &[(&str, &str)] = &[("sent_period", "memory"), ("series", "key")];

@@ -3,6 +3,7 @@ use crate::associations::{Command, Who};
 use crate::config::{Encryption, SecretRef};
 use crate::corrections::Correction;
 use crate::forward::{GroupKey, SentPeriod};
+use crate::ingest::payload::Remembered;
 use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
 use crate::store::vault::wipe::{Wiped, wipe};
 use crate::store::{Changes, DeadLetter, Loss, Recovered, Row, Store, StoreError};
@@ -47,6 +48,12 @@ fn message(n: u64) -> (Message, RevisionId) {
 /// Something with the canaries in every place that has one.
 fn fill(store: &mut Store) {
     let first = store.append(&[message(1), message(2)], &[], None, 0, 0).unwrap();
+    let learnt = Remembered {
+        source: SourceId(1),
+        key: format!("ward3/{DEVICE}"),
+        text: format!("{{\"births\":{{\"{DEVICE}\":{{}}}},\"missing\":\"no-birth\"}}"),
+    };
+    store.remember(&[learnt]).unwrap();
     let stored = store.read_from(first, 1).unwrap().messages.remove(0);
     let error = ErrorRecord::new("PatientNotFoundException", format!("no Patient {PATIENT}"));
     let changes = Changes {
