@@ -26,8 +26,6 @@ use tokio::sync::{mpsc, watch};
 /// When to commit.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitPolicy {
-    /// Longest wait of a message.
-    pub interval: Duration,
     /// Longest wait of progress.
     pub progress_interval: Duration,
     /// Messages that make a batch.
@@ -138,7 +136,9 @@ pub async fn run(
             }
             return Ok(());
         };
-        let (batch, waited) = gather(&policy, &mut senders, &mut messages, first).await;
+        // Longest wait of a message: `commit_interval`, or what the flash budget makes of it.
+        let interval_us = pipeline.wear.borrow().interval_us();
+        let (batch, waited) = gather(&policy, interval_us, &mut senders, &mut messages, first).await;
         let progress_is_due = Instant::now() >= progress_due;
         if progress_is_due {
             progress_due = Instant::now() + policy.progress_interval;
@@ -150,11 +150,12 @@ pub async fn run(
 /// Gathers a batch; tells whether it had to wait for the interval.
 async fn gather(
     policy: &CommitPolicy,
+    interval_us: u64,
     senders: &mut HashMap<SourceId, Sender>,
     messages: &mut mpsc::Receiver<Message>,
     first: Message,
 ) -> (Vec<Message>, bool) {
-    let deadline = Instant::now() + policy.interval;
+    let deadline = Instant::now() + Duration::from_micros(interval_us);
     let mut bytes = first.weight();
     let mut full = arrived(senders, &first);
     let mut batch = vec![first];

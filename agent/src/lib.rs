@@ -28,5 +28,6 @@ pub mod sabotage;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;
+pub mod wear;
 pub mod web;
 pub mod worker;

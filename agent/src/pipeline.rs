@@ -12,6 +12,7 @@ use crate::normalize::Normalized;
 use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
 use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle, Trouble};
+use crate::wear::Governor;
 use iomt_mapping::pack_options::Priority;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -267,6 +268,8 @@ pub struct Pipeline {
     pub learnt: Learnt,
     /// State of the disk.
     pub disk: DiskState,
+    /// Holds the flash budget: how long a message may wait for its commit.
+    pub wear: RefCell<Governor>,
     /// How far the full check of the store is, for `status`.
     pub check: RefCell<String>,
     /// Why the program has to end and start again.

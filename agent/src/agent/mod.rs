@@ -35,6 +35,7 @@ use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
 use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
 use crate::telemetry::status::Summary;
+use crate::wear::Governor;
 use crate::worker::Worker;
 use anyhow::Context as _;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
@@ -254,6 +255,11 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
                 .collect(),
         }),
         disk: DiskState::new(store_folder(config)),
+        wear: RefCell::new(Governor::new(
+            config.store.flash_budget,
+            config.store.commit_interval.0,
+            config.store.commit_interval_max.0,
+        )),
         check: RefCell::default(),
         fatal: RefCell::default(),
         ending: Notify::new(),
@@ -348,7 +354,6 @@ impl Running {
         let (stop_forwarding, forwarding_stop) = watch::channel(false);
         let store = &agent.config.store;
         let policy = CommitPolicy {
-            interval: Duration::from_micros(store.commit_interval.0),
             progress_interval: Duration::from_micros(store.progress_interval.0),
             messages: 1000,
             bytes: 1 << 20,

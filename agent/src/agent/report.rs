@@ -9,6 +9,7 @@ use crate::forward::Destinations;
 use crate::normalize::receive_time;
 use crate::telemetry::metrics;
 use crate::telemetry::status::{DestinationState, PackState, SourceState, Status, StoreState, Summary};
+use crate::wear::{self, Emmc, WearState};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -133,6 +134,11 @@ impl Agent {
             damaged: self.pipeline.outbox.borrow().damaged(),
             encrypted: self.config.store.encryption != Encryption::Off,
             outlook: self.pipeline.bounds.forecast.borrow().outlook(),
+            wear: WearState {
+                process_written_bytes: wear::process_written_bytes(),
+                emmc: wear::emmc_of(&self.store_folder),
+                ..self.pipeline.wear.borrow().state()
+            },
             statistics,
         };
         let clock_trusted = clock::is_trusted(self.pipeline.trust);
@@ -306,6 +312,21 @@ fn judge(status: &mut Status) {
             "the store is full in about {} h at the present rate, then the oldest waveforms and periodic readings are given \
              up: look why the destinations do not take them, or raise [store] max_bytes",
             seconds.div_ceil(3600)
+        ));
+    }
+    if status.store.wear.exceeded {
+        problems.push(format!(
+            "store: the flash budget cannot be held ({} MB a day are written, {} MB are allowed); widen `commit_interval_max` and the \
+             sender's window, or write to a larger medium",
+            status.store.wear.bytes_per_day.unwrap_or_default() / 1_000_000,
+            status.store.wear.budget_per_day.unwrap_or_default() / 1_000_000,
+        ));
+    }
+    if let Some(emmc) = status.store.wear.emmc.filter(Emmc::is_worn) {
+        problems.push(format!(
+            "store: the flash says that it is worn out (life used: {} tenths of type A, {} of type B; reserve: {} of 3), plan to \
+             replace it",
+            emmc.life_a, emmc.life_b, emmc.pre_eol
         ));
     }
     for source in &status.sources {

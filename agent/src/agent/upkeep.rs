@@ -175,6 +175,12 @@ pub(super) async fn store_loop(agent: Rc<Agent>) {
         if let Err(error) = done {
             tracing::warn!("upkeep of the store: {error}");
         }
+        if let Ok(statistics) = pipeline.store.call(|store| Ok(store.statistics())).await {
+            pipeline
+                .wear
+                .borrow_mut()
+                .note(clock::monotonic_us(), statistics.device_bytes);
+        }
         // A store that is full of what cannot be given up yet is not asked all the time.
         Timer::after_millis(200).await;
     }

@@ -29,6 +29,7 @@ pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{Broker, DeviceIdFrom, MqttConfig, MqttProtocol, SerialConfig, SourceConfig, SourceKind};
 pub use units::{ByteSize, TextDuration};
 
+use crate::wear::FlashBudget;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -159,6 +160,10 @@ pub struct StoreConfig {
     pub max_bytes: ByteSize,
     /// Longest time that a message waits for its commit.
     pub commit_interval: TextDuration,
+    /// How far `flash_budget` may widen `commit_interval`.
+    pub commit_interval_max: TextDuration,
+    /// What may be written in a day; commits become rarer to hold it.
+    pub flash_budget: Option<FlashBudget>,
     /// Longest time between commits of progress.
     pub progress_interval: TextDuration,
     /// How long delivered messages stay for explain, replay and corrections.
@@ -179,6 +184,8 @@ impl Default for StoreConfig {
             dir: None,
             max_bytes: ByteSize(512 * 1024 * 1024),
             commit_interval: TextDuration(1_000_000),
+            commit_interval_max: TextDuration(10_000_000),
+            flash_budget: None,
             progress_interval: TextDuration(10_000_000),
             history: TextDuration(24 * 3_600_000_000),
             unmatched_keep: TextDuration(24 * 3_600_000_000),

@@ -119,6 +119,7 @@ impl Check<'_> {
             }
             for (name, interval) in [
                 ("commit_interval", store.commit_interval),
+                ("commit_interval_max", store.commit_interval_max),
                 ("progress_interval", store.progress_interval),
             ] {
                 if interval.0 == 0 || interval.0 > 3_600_000_000 {

@@ -105,6 +105,7 @@ impl Ward {
             learnt: Default::default(),
             disk: DiskState::new(folder.to_owned()),
             beats: RefCell::default(),
+            wear: crate::wear::Governor::new(None, 1_000_000, 10_000_000).into(),
             check: RefCell::default(),
             ending: Notify::new(),
             fatal: RefCell::default(),

@@ -202,7 +202,7 @@ impl Store {
             write_correction(&transaction, correction, &vault)?;
         }
         transaction.commit()?;
-        self.statistics.commits += 1;
+        self.statistics.committed(0);
         Ok(planned)
     }
 

@@ -14,10 +14,10 @@ use super::{Segment, Store, StoreError, codec};
 use crate::message::{Position, Stamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-const PAGE_BYTES: u64 = 1024;
+pub(super) const PAGE_BYTES: u64 = 1024;
 const MIB: u64 = 1 << 20;
 /// A page in the write-ahead log has a header of 24 bytes.
-const LOG_PAGE_BYTES: u64 = PAGE_BYTES + 24;
+pub(super) const LOG_PAGE_BYTES: u64 = PAGE_BYTES + 24;
 /// The largest batch of the intake with progress beside it.
 const BATCH_BYTES: u64 = 3 * MIB / 2;
 /// Ledger lines, cursors and rows of a shedding.
@@ -119,20 +119,21 @@ impl Store {
         self.connection
             .query_row(&format!("PRAGMA wal_autocheckpoint = {frames}"), [], |_| Ok(()))?;
         self.limits = limits;
-        if let Err(error) = self.lengthen_log() {
-            // It costs bytes, and nothing else.
-            tracing::debug!("the write-ahead log was not lengthened: {error}");
+        match self.lengthen_log() {
+            Ok(written) => self.statistics.device_bytes += written,
+            // It costs bytes later on, and nothing else.
+            Err(error) => tracing::debug!("the write-ahead log was not lengthened: {error}"),
         }
         Ok(())
     }
 
     /// Gives the write-ahead log its full length, in zeros that SQLite takes for the end of the log, so that commits
     /// overwrite it. While it grows, each commit makes the file system write its own journal for the new length: four
-    /// times the bytes of the commit itself.
-    fn lengthen_log(&self) -> std::io::Result<()> {
+    /// times the bytes of the commit itself. Returns the bytes written.
+    fn lengthen_log(&self) -> std::io::Result<u64> {
         use std::io::{Seek as _, SeekFrom, Write as _};
         let Some(path) = self.connection.path() else {
-            return Ok(());
+            return Ok(0);
         };
         let mut log = std::fs::OpenOptions::new()
             .write(true)
@@ -140,7 +141,8 @@ impl Store {
         // The transaction that reaches the checkpoint still goes behind it.
         let wanted = self.limits.checkpoint + LEDGER_BYTES;
         let zeros = vec![0; 64 << 10];
-        let mut length = log.seek(SeekFrom::End(0))?;
+        let before = log.seek(SeekFrom::End(0))?;
+        let mut length = before;
         while length < wanted {
             let piece = zeros
                 .len()
@@ -148,7 +150,8 @@ impl Store {
             log.write_all(zeros.get(..piece).unwrap_or_default())?;
             length += piece as u64;
         }
-        log.sync_all()
+        log.sync_all()?;
+        Ok(length - before)
     }
 
     /// The shares in force.
@@ -288,7 +291,7 @@ impl Store {
         }
         super::commit(transaction)?;
         self.segments = segments;
-        self.statistics.commits += 1;
+        self.statistics.committed(rewritten);
         self.statistics.rewritten_bytes += rewritten;
         Ok(())
     }

@@ -211,7 +211,7 @@ impl Store {
         super::commit(transaction)?;
         segment.first = segment.first.min(at);
         segment.bytes += blob.len() as u64;
-        self.statistics.commits += 1;
+        self.statistics.committed(blob.len() as u64);
         self.statistics.rewritten_bytes += blob.len() as u64;
         Ok(true)
     }

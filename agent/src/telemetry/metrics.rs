@@ -147,6 +147,16 @@ pub fn render(status: &Status) -> String {
             status.store.statistics.payload_bytes,
         ),
         (
+            "bedside_store_device_bytes",
+            "Bytes that reached the medium for the store since the start, as the store counts them.",
+            status.store.statistics.device_bytes,
+        ),
+        (
+            "bedside_store_commit_interval_ms",
+            "Longest wait of a message for its commit now.",
+            status.store.wear.commit_interval_ms,
+        ),
+        (
             "bedside_clock_trusted",
             "1 when the wall clock is trusted.",
             u64::from(status.clock_trusted),
@@ -155,7 +165,7 @@ pub fn render(status: &Status) -> String {
         family(&mut page, name, "gauge", help);
         let _ = writeln!(page, "{name} {value}");
     }
-    let outlook = &status.store.outlook;
+    let (outlook, wear) = (&status.store.outlook, &status.store.wear);
     for (name, help, value) in [
         (
             "bedside_store_needed_bytes",
@@ -176,6 +186,31 @@ pub fn render(status: &Status) -> String {
             "bedside_store_outage_lasts_seconds",
             "How long the room lasts with nothing delivered.",
             outlook.outage_lasts_seconds,
+        ),
+        (
+            "bedside_store_device_bytes_per_day",
+            "Bytes that reach the medium in a day at the rate of the last hour.",
+            wear.bytes_per_day,
+        ),
+        (
+            "bedside_flash_budget_bytes_per_day",
+            "What flash_budget allows.",
+            wear.budget_per_day,
+        ),
+        (
+            "bedside_process_written_bytes",
+            "Bytes that the kernel counts as written to storage by this process.",
+            wear.process_written_bytes,
+        ),
+        (
+            "bedside_emmc_life_used_tenths",
+            "What the eMMC says of its used life, the worse of its two types.",
+            wear.emmc.map(|emmc| u64::from(emmc.life_a.max(emmc.life_b))),
+        ),
+        (
+            "bedside_emmc_pre_end_of_life",
+            "1 normal, 2 four fifths of the reserve used, 3 urgent.",
+            wear.emmc.map(|emmc| u64::from(emmc.pre_eol)),
         ),
     ] {
         if let Some(value) = value {

@@ -3,6 +3,7 @@
 use super::errors::ErrorRecord;
 use crate::bounds::Outlook;
 use crate::store::{DeadLetterSummary, Statistics, Trouble};
+use crate::wear::WearState;
 use serde::Serialize;
 
 /// Everything at a glance.
@@ -212,6 +213,8 @@ pub struct StoreState {
     /// How full it is, and for how long that goes on.
     #[serde(flatten)]
     pub outlook: Outlook,
+    /// What the store does to its medium.
+    pub wear: WearState,
     /// Written since the start.
     #[serde(flatten)]
     pub statistics: Statistics,

@@ -143,7 +143,7 @@ fn measure(case: Case) -> anyhow::Result<f64> {
         random::seed(7);
         live(config, case, sync).await
     })?;
-    let (summary, observations) = done?;
+    let (summary, observations, counted) = done?;
     medium.sync()?;
     let written = medium.written()? - before;
     let messages = case.rate * case.seconds;
@@ -163,6 +163,7 @@ fn measure(case: Case) -> anyhow::Result<f64> {
             "seconds": case.seconds,
             "file_system_commit": case.file_system_commit,
             "device_bytes": written,
+            "counted_by_the_store": counted,
             "payload_bytes": payload,
             "delivered": summary.delivered,
             "observations": observations,
@@ -176,8 +177,9 @@ fn measure(case: Case) -> anyhow::Result<f64> {
     Ok(ratio)
 }
 
-/// The agent from the first message to the last confirmation.
-async fn live(config: Config, case: Case, sync: Option<PathBuf>) -> anyhow::Result<(Summary, usize)> {
+/// The agent from the first message to the last confirmation: its accounts, the Observations on the server, and the device
+/// bytes that the store counted itself.
+async fn live(config: Config, case: Case, sync: Option<PathBuf>) -> anyhow::Result<(Summary, usize, u64)> {
     let server = FhirServer::in_process();
     let sent = Rc::new(Cell::new(0));
     let double = Double {
@@ -188,6 +190,8 @@ async fn live(config: Config, case: Case, sync: Option<PathBuf>) -> anyhow::Resu
     let (stop, stopped) = watch::channel(false);
     let running: Rc<RefCell<Option<Rc<Agent>>>> = Rc::default();
     let observed = Rc::clone(&running);
+    let counted = Rc::new(Cell::new(0));
+    let last_count = Rc::clone(&counted);
     if let Some(folder) = sync {
         tokio::task::spawn_local(async move {
             loop {
@@ -208,14 +212,17 @@ async fn live(config: Config, case: Case, sync: Option<PathBuf>) -> anyhow::Resu
                 break;
             }
         }
-        observed.borrow_mut().take();
+        let agent = observed.borrow_mut().take();
+        if let Some(agent) = agent {
+            last_count.set(agent.status().await.store.statistics.device_bytes);
+        }
         stop.send_replace(true);
     });
     let summary = agent::run(config, &double, Stopping::default(), stopped, |agent| {
         *running.borrow_mut() = Some(agent);
     })
     .await?;
-    Ok((summary, server.observations().len()))
+    Ok((summary, server.observations().len(), counted.get()))
 }
 
 struct Double {
