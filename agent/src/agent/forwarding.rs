@@ -10,8 +10,9 @@ use crate::forward::follow::{Messages, forward_messages};
 use crate::forward::pass::{Context, Readings, forward_readings};
 use crate::forward::{Delivery, Group, MessageDelivery, Origin, RawMessage};
 use crate::message::SourceId;
+use crate::normalize::receive_time;
 use crate::pipeline::Pipeline;
-use crate::store::StoreError;
+use crate::store::{Loss, StoreError};
 use crate::telemetry::errors::ErrorRecord;
 use anyhow::Context as _;
 use std::collections::HashMap;
@@ -133,6 +134,32 @@ impl Readings for FhirReadings {
 }
 
 impl FhirReadings {
+    /// When the oldest message of the journal came; what was taken before may not be in it.
+    async fn oldest_in_journal(&self) -> i64 {
+        let pipeline = &self.memory.pipeline;
+        let read = pipeline.read(1).await.unwrap_or_default();
+        read.first().map_or(i64::MAX, |entry| {
+            receive_time(&entry.stored.message.stamp, &pipeline.dating.borrow())
+                .0
+                .ticks()
+        })
+    }
+
+    /// What is taken from somebody and is not in the journal cannot be sent again: the ledger says so.
+    fn note_older(&self, count: u64) {
+        let reason = "taken from a patient by a correction and older than [store] history: not sent again unless the journal \
+                      has it, chart it by hand";
+        tracing::warn!("destination {}: {count} Observations: {reason}", self.name);
+        self.memory.pipeline.outbox.borrow_mut().lose(Loss {
+            destination: Some(self.memory.destination),
+            source: None,
+            range: None,
+            count,
+            reason: reason.to_owned(),
+            reading: None,
+        });
+    }
+
     /// Page by page: what will be gone is in the correction, on the disk, before it is taken away.
     async fn correct_found(&mut self, search: &mut Search, searched: &mut Searched) -> Result<(), Trouble> {
         while let Some(wrong) = self.destination.next_wrong(search).await? {
@@ -152,7 +179,11 @@ impl FhirReadings {
                     return Err(Trouble::Refused(format!("{error}; it is tried again")));
                 }
             }
+            let older = wrong.older_than(self.oldest_in_journal().await);
             let retracted = self.destination.retract(wrong).await?;
+            if older > 0 {
+                self.note_older(older);
+            }
             searched.wrong += retracted.replaced;
             searched.complete &= !retracted.again;
             pipeline.beat(&self.name);

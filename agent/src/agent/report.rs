@@ -246,6 +246,7 @@ impl Agent {
             written: counters.written,
             oldest_unsent_seconds: outbox.oldest(id).map(age),
             waits: outbox.waiting(id),
+            corrections: self.pipeline.corrections.borrow().count(id),
         }
     }
 
@@ -352,6 +353,12 @@ fn judge(status: &mut Status) {
                 "destination {}: the oldest unsent reading is {} min old",
                 destination.name,
                 age / 60
+            ));
+        }
+        if destination.corrections > 0 {
+            problems.push(format!(
+                "destination {}: {} corrections of whose readings are, not done yet",
+                destination.name, destination.corrections
             ));
         }
         for (error, count) in &destination.waits {

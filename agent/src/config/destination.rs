@@ -62,6 +62,9 @@ pub struct FhirConfig {
     /// Longest time that a reading waits for somebody to say whose it is; then it is a dead letter.
     #[serde(default = "default_max_wait")]
     pub max_wait: TextDuration,
+    /// Asks for `DeviceUseStatement`s too: they say exactly when a patient used a device.
+    #[serde(default)]
+    pub device_use_statements: bool,
 }
 
 fn default_max_wait() -> TextDuration {

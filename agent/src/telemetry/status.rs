@@ -176,6 +176,8 @@ pub struct DestinationState {
     pub oldest_unsent_seconds: Option<u64>,
     /// What the waiting readings wait for.
     pub waits: Vec<(ErrorRecord, u64)>,
+    /// Corrections that are not done.
+    pub corrections: u64,
 }
 
 /// A mapping pack.

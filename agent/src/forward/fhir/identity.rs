@@ -11,6 +11,7 @@
 mod cache;
 mod create;
 mod look;
+mod statements;
 mod times;
 mod trouble;
 
@@ -142,6 +143,11 @@ impl Resolver {
         self.times.destination = destination;
     }
 
+    /// Asks for `DeviceUseStatement`s too.
+    pub fn ask_statements(&mut self) {
+        self.times.statements = true;
+    }
+
     /// The instant that decides whose a reading is; always the same where the message itself names the patient.
     pub fn instant(&self, device: &str, patient: Option<&Arc<str>>, taken: Ticks) -> Ticks {
         if self.follows_link(patient) || self.times.has_entries(device) {
@@ -253,9 +259,27 @@ impl Resolver {
                 Entry::get(format!("{}?identifier={}", kind.name(), percent_encode(&token)))
             })
             .collect();
+        let mut entries = entries;
+        let devices = wanted.iter().filter(|(kind, _)| *kind == Kind::Device);
+        let uses = self
+            .times
+            .statement_questions(devices.map(|(_, device)| Arc::clone(device)));
+        entries.extend(uses.iter().map(|(_, question)| question.clone()));
         let asked = self.times.now();
         let exchange = server.send(&entries).await;
-        for (key, answer) in wanted.into_iter().zip(exchange.answers) {
+        let mut answers = exchange.answers.into_iter();
+        let found: Vec<Option<Answer>> = answers.by_ref().take(wanted.len()).collect();
+        let mut statements = BTreeMap::new();
+        for ((device, _), answer) in uses.iter().zip(answers) {
+            let taken = self
+                .times
+                .take_statements(server, device, answer, &mut statements)
+                .await;
+            if let Err(down) = taken {
+                return (known, Some(down));
+            }
+        }
+        for (key, answer) in wanted.into_iter().zip(found) {
             let Some(answer) = answer else { continue };
             if answer.is_passing() {
                 continue;
@@ -286,7 +310,10 @@ impl Resolver {
                 *oldest = name.instant.min(*oldest);
             }
         }
-        let down = self.times.note(server, &oldest, asked, &mut known).await;
+        let down = self
+            .times
+            .note(server, &oldest, asked, statements, &mut known)
+            .await;
         (known, down)
     }
 

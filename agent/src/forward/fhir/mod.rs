@@ -83,9 +83,13 @@ impl FhirDestination {
                 };
                 ErrorRecord::new(name, error.text())
             })?;
+        let mut resolver = Resolver::new(config.resolution, config.device_identifier_system.clone(), trust);
+        if config.device_use_statements {
+            resolver.ask_statements();
+        }
         Ok(FhirDestination {
             server: Server::new(&config.url, http, authorizer, trust),
-            resolver: Resolver::new(config.resolution, config.device_identifier_system.clone(), trust),
+            resolver,
             saver: Saver::default(),
             identity_form: match config.identity {
                 IdentityConfig::Agent => IdentityForm::Agent,
@@ -165,6 +169,8 @@ impl Identities for OnServer<'_> {
 mod chaos;
 #[cfg(test)]
 pub(super) mod double;
+#[cfg(test)]
+mod entries;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use iomt_mapping::Timestamp;
 use serde_json::{Value, json};
 
 /// A version of the Device `a`; `-` is nobody. It was written so many minutes after noon (before, when negative).
-fn version(number: u64, minute: i64, patient: &str) -> Value {
+pub(super) fn version(number: u64, minute: i64, patient: &str) -> Value {
     let mut resource = device("a", patient);
     if patient == "-" {
         resource.as_object_mut().unwrap().remove("patient");
@@ -24,7 +24,7 @@ fn version(number: u64, minute: i64, patient: &str) -> Value {
 }
 
 /// The server shows the last version, and with `history` all of them.
-fn show(double: &Double, versions: &[Value], history: bool) {
+pub(super) fn show(double: &Double, versions: &[Value], history: bool) {
     let mut state = double.state();
     state.put(versions.last().unwrap().clone());
     if history {
@@ -35,7 +35,7 @@ fn show(double: &Double, versions: &[Value], history: bool) {
 }
 
 /// Readings of these minutes that came when they were taken; the value is the minute.
-fn readings(first: u64, type_name: &str, minutes: &[i64]) -> Group {
+pub(super) fn readings(first: u64, type_name: &str, minutes: &[i64]) -> Group {
     let texts: Vec<String> = minutes.iter().map(i64::to_string).collect();
     let values: Vec<(i64, &str, &str)> = minutes
         .iter()
@@ -51,7 +51,7 @@ fn readings(first: u64, type_name: &str, minutes: &[i64]) -> Group {
 }
 
 /// `patient values`, sorted; for a period its data.
-fn held(double: &Double) -> Vec<String> {
+pub(super) fn held(double: &Double) -> Vec<String> {
     let line = |o: &Value| {
         let value = match o["valueSampledData"]["data"].as_str() {
             Some(data) => data.to_owned(),
@@ -71,7 +71,7 @@ fn histories(double: &Double) -> usize {
 }
 
 /// Fates in short: D delivered, W waiting, R retry.
-fn short(delivery: &Delivery) -> String {
+pub(super) fn short(delivery: &Delivery) -> String {
     let letter = |fate: &Fate| match fate {
         Fate::Delivered => 'D',
         Fate::Waiting(_) => 'W',

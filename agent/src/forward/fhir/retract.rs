@@ -42,8 +42,16 @@ enum Next {
 /// Observations that have to be replaced.
 pub struct Wrong {
     writes: Vec<(Entry, Option<String>)>,
+    starts: Vec<Ticks>,
     /// The stretch of which readings will be gone.
     pub gone: Option<(Ticks, Ticks)>,
+}
+
+impl Wrong {
+    /// How many of them hold readings that were taken before.
+    pub fn older_than(&self, instant: Ticks) -> u64 {
+        self.starts.iter().filter(|start| **start < instant).count() as u64
+    }
 }
 
 /// Why it cannot go on now.
@@ -132,6 +140,7 @@ impl FhirDestination {
         };
         let mut wrong = Wrong {
             writes: Vec::new(),
+            starts: Vec::new(),
             gone: None,
         };
         for observation in &found {
@@ -144,6 +153,7 @@ impl FhirDestination {
             wrong
                 .writes
                 .push((Entry::put(path, resource, version_of(observation)), identity));
+            wrong.starts.push(gone.0);
             let (least, most) = wrong.gone.unwrap_or(gone);
             wrong.gone = Some((least.min(gone.0), most.max(gone.1)));
         }

@@ -81,6 +81,8 @@ pub struct Schedule {
     pub search_lag: u32,
     /// The operator writes patients by their identifier.
     pub by_identifier: bool,
+    /// The server is asked for statements of use.
+    pub statements: bool,
 }
 
 pub fn device(number: usize) -> String {
@@ -107,13 +109,14 @@ impl Schedule {
             restarts: Vec::new(),
             search_lag: if chance.one_in(2) { 30 } else { 0 },
             by_identifier: chance.one_in(2),
+            statements: chance.one_in(2),
         };
         let operator = !seed.is_multiple_of(3);
         for number in 0..DEVICES {
             let mut truth = schedule.links(&mut chance, number, begin);
             if operator {
                 schedule.entries(&mut chance, number, begin, &mut truth);
-            } else if chance.one_in(2) {
+            } else if schedule.statements {
                 schedule.statement(&mut chance, number, begin, &mut truth);
             }
             schedule.truth.push(truth);

@@ -141,13 +141,15 @@ fn pack(folder: &Path) {
     std::fs::write(pack.join("fhirmapping.json"), fhir.to_string()).unwrap();
 }
 
-fn configuration(folder: &Path) -> Config {
+fn configuration(folder: &Path, schedule: &Schedule) -> Config {
     let text = format!(
         "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
          progress_interval = \"60 s\"\n\
          [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
-         [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n",
-        folder.display()
+         [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n\
+         device_use_statements = {1}\n",
+        folder.display(),
+        schedule.statements
     );
     toml::from_str(&text).unwrap()
 }
@@ -155,7 +157,7 @@ fn configuration(folder: &Path) -> Config {
 /// Plays it to its end and a while longer.
 pub fn play(schedule: &Schedule, folder: &Path, seed: u64) -> anyhow::Result<Outcome> {
     pack(folder);
-    let config = configuration(folder);
+    let config = configuration(folder, schedule);
     let server = FhirServer::in_process();
     server.keep_versions();
     server.set_search_lag(schedule.search_lag);

@@ -1,8 +1,9 @@
 //! Whose a device was when a reading was taken: what each look at its Device showed, and the versions of the Device
 //! where a look alone does not tell enough. The book of all of it is shared with the operator's commands and stored.
 
+use super::statements::{question, told};
 use super::{Found, Key, Kind, Known, id_of, link_of, patient_id, version_of};
-use crate::associations::{Answer, Book, Record, Seen, Ticks, Version, Who};
+use crate::associations::{Answer, Book, Record, Seen, Statement, Ticks, Version, Who};
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::forward::fhir::answer::{Answer as Response, hits, stuck};
@@ -25,6 +26,10 @@ pub(super) struct Times {
     pub(super) destination: u32,
     /// Devices whose versions the server does not tell, and until when that is believed.
     without_history: HashMap<Arc<str>, u64>,
+    /// `DeviceUseStatement`s are asked for.
+    pub(super) statements: bool,
+    /// Until when the server is believed to have none.
+    without_statements_until: u64,
 }
 
 /// What the versions of a Device are.
@@ -44,6 +49,8 @@ impl Times {
             book: Rc::default(),
             destination: 0,
             without_history: HashMap::new(),
+            statements: false,
+            without_statements_until: 0,
         }
     }
 
@@ -60,12 +67,14 @@ impl Times {
         server: &mut Server,
         oldest: &BTreeMap<Arc<str>, Ticks>,
         asked: Option<Ticks>,
+        mut statements: BTreeMap<String, Vec<Statement>>,
         known: &mut Known,
     ) -> Option<Down> {
         let answered = self.now();
         let now = clock::monotonic_us();
         self.without_history.retain(|_, until| *until > now);
         let mut wanting: Vec<(Arc<str>, Seen)> = Vec::new();
+        let mut new: Vec<(Arc<str>, Seen)> = Vec::new();
         for (device, oldest) in oldest {
             let Some(Found::One(resource)) = known.get(&(Kind::Device, Arc::clone(device))) else {
                 continue;
@@ -73,6 +82,10 @@ impl Times {
             let Some(seen) = seen(resource, asked, answered) else {
                 continue;
             };
+            // Seen for the first time, or its identifier is on another Device now: nobody has asked for its uses.
+            if self.asks_statements() && !statements.contains_key(&seen.device) {
+                new.push((Arc::clone(device), seen.clone()));
+            }
             let book = self.book.borrow();
             let wants = match book.record(self.destination, device) {
                 Some(record) => record.wants_history(&seen, *oldest),
@@ -81,20 +94,42 @@ impl Times {
             drop(book);
             if wants && !self.without_history.contains_key(device) {
                 wanting.push((Arc::clone(device), seen));
-            } else {
-                self.look(device, &seen, None);
+            } else if new.last().is_none_or(|(last, _)| last != device) {
+                self.look(device, &seen, None, statements.get(&seen.device).cloned());
             }
         }
-        if wanting.is_empty() {
+        if wanting.is_empty() && new.is_empty() {
             return None;
         }
-        let entries: Vec<Entry> = wanting
+        let mut entries: Vec<Entry> = wanting
             .iter()
             .map(|(_, seen)| Entry::get(format!("Device/{}/_history?_count=100", seen.device)))
             .collect();
+        entries.extend(new.iter().map(|(_, seen)| question(&seen.device)));
         let exchange = server.send(&entries).await;
         let mut down = exchange.down;
-        for ((device, seen), answer) in wanting.into_iter().zip(exchange.answers) {
+        let mut answers = exchange.answers.into_iter();
+        let of_versions: Vec<Option<Response>> = answers.by_ref().take(wanting.len()).collect();
+        let mut unknown: Vec<Arc<str>> = Vec::new();
+        for ((device, seen), answer) in new.iter().zip(answers) {
+            match self
+                .take_statements(server, &seen.device, answer, &mut statements)
+                .await
+            {
+                Ok(true) => {}
+                Ok(false) => unknown.push(Arc::clone(device)),
+                Err(now_down) => {
+                    down = Some(now_down);
+                    unknown.push(Arc::clone(device));
+                }
+            }
+        }
+        for (device, seen) in &new {
+            if !unknown.contains(device) && wanting.iter().all(|(other, _)| other != device) {
+                self.look(device, seen, None, statements.get(&seen.device).cloned());
+            }
+        }
+        for ((device, seen), answer) in wanting.into_iter().zip(of_versions) {
             let versions = match answer {
                 Some(answer) if down.is_none() => match versions(server, &seen, answer).await {
                     Ok(versions) => versions,
@@ -105,12 +140,13 @@ impl Times {
                 },
                 _ => Versions::Unknown,
             };
+            let uses = statements.get(&seen.device).cloned();
             match versions {
                 Versions::Told(versions, whole) => {
-                    self.look(&device, &seen, Some((&versions, whole)));
+                    self.look(&device, &seen, Some((&versions, whole)), uses);
                 }
                 Versions::Unsupported => {
-                    self.look(&device, &seen, None);
+                    self.look(&device, &seen, None, uses);
                     self.without_history
                         .insert(device, now.saturating_add(WITHOUT_HISTORY_FOR_US));
                 }
@@ -120,12 +156,58 @@ impl Times {
                 }
             }
         }
+        for device in unknown {
+            let text = "Device: statements of its use could not be read now; they are asked for again";
+            known.insert((Kind::Device, device), Found::Failed(stuck(text.to_owned())));
+        }
         down
     }
 
-    fn look(&self, device: &Arc<str>, seen: &Seen, history: Option<(&[Version], bool)>) {
+    /// Whether the server is asked for statements of use now.
+    fn asks_statements(&self) -> bool {
+        self.statements && clock::monotonic_us() >= self.without_statements_until
+    }
+
+    /// Devices of a batch that the server has shown before, by their ids there: their statements are asked for with them.
+    pub fn statement_questions(&self, devices: impl Iterator<Item = Arc<str>>) -> Vec<(String, Entry)> {
+        if !self.asks_statements() {
+            return Vec::new();
+        }
+        let ids = devices.filter_map(|device| self.device_id(&device));
+        ids.map(|id| (id.clone(), question(&id))).collect()
+    }
+
+    /// Takes the answer to a question for statements; a server that refuses it is believed to have none for an hour. Says
+    /// whether it is known now.
+    pub async fn take_statements(
+        &mut self,
+        server: &mut Server,
+        device: &str,
+        answer: Option<Response>,
+        statements: &mut BTreeMap<String, Vec<Statement>>,
+    ) -> Result<bool, Down> {
+        let refused = answer.as_ref().is_some_and(|a| {
+            !a.is_passing() && (matches!(a.status, 501 | 505) || (400..500).contains(&a.status))
+        });
+        if refused {
+            self.without_statements_until = clock::monotonic_us() + WITHOUT_HISTORY_FOR_US;
+            return Ok(true);
+        }
+        let told = told(server, device, answer).await?;
+        let known = told.is_some();
+        statements.extend(told.map(|told| (device.to_owned(), told)));
+        Ok(known)
+    }
+
+    fn look(
+        &self,
+        device: &Arc<str>,
+        seen: &Seen,
+        history: Option<(&[Version], bool)>,
+        statements: Option<Vec<Statement>>,
+    ) {
         let mut book = self.book.borrow_mut();
-        book.look(self.destination, device, seen, history, None);
+        book.look(self.destination, device, seen, history, statements);
     }
 
     /// Whether the operator entered anything about a device.
