@@ -2,7 +2,7 @@
 //! Nothing of the agent is used here: HTTP, signature and sizes are checked by other code.
 //!
 //! What it checks (learn.microsoft.com, rest/api/eventhub): method, path, `api-version=2014-01`, `timeout`, `Host`, the
-//! content type of a batch without parameters, `Content-Length`, the shared access signature with its expiry and resource,
+//! content type of a batch without parameters or of a single event, `Content-Length`, the shared access signature with its expiry and resource,
 //! the JSON array and the members of its elements, and the size of the whole publication. An accepted publication is
 //! answered with 201 and an empty body.
 

@@ -44,7 +44,7 @@ fn wait_for_events(endpoint: &EventHubEndpoint, sent: &[Sent], log: impl Fn() ->
 }
 
 #[test]
-fn mqtt_to_event_hubs_beside_a_fhir_server_that_is_down() {
+fn of_two_destinations_one_that_is_down_never_holds_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start(folder.path(), "");
     let server = FhirServer::start(&[]);
@@ -68,6 +68,14 @@ fn mqtt_to_event_hubs_beside_a_fhir_server_that_is_down() {
     refuse(&server, false);
     wait_for(&server, &readings, LIMIT, || gateway.log());
     assert_eq!(endpoint.refusals(), Vec::<String>::new());
+    // And the other way round: the hub is down, and the server gets everything.
+    endpoint.set_fault(Some(Fault::Down));
+    let later = heart_rates(2, 30, 100);
+    publish_readings(broker.port, &later);
+    let all = [readings, later].concat();
+    wait_for(&server, &all, LIMIT, || gateway.log());
+    endpoint.set_fault(None);
+    wait_for_events(&endpoint, &all, || gateway.log());
     gateway.stop(&mut agent);
 }
 

@@ -140,6 +140,9 @@ pub struct EventHubConfig {
     /// `host:port` to connect to instead of the namespace (private endpoint, test); the name in the certificate stays.
     #[serde(default)]
     pub endpoint: Option<String>,
+    /// With `payload = "measurement"`: each alone, or many in one compressed event.
+    #[serde(default)]
+    pub measurements: Measurements,
     /// With `payload = "message"`: the payload alone, or an envelope around it.
     #[serde(default)]
     pub envelope: Envelope,
@@ -150,6 +153,17 @@ pub struct EventHubConfig {
     /// With `payload = "observation"` and without `identity_of`: system of the device identifiers.
     #[serde(default)]
     pub device_identifier_system: Option<String>,
+}
+
+/// How measurements become events.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measurements {
+    /// An event each.
+    #[default]
+    Single,
+    /// Many as a JSON array compressed with gzip, as iomt-fhir sends them with `UseCompressionOnSend`.
+    Grouped,
 }
 
 /// What is around a raw message.

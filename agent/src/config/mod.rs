@@ -21,7 +21,7 @@ pub use auth::{AuthConfig, TlsConfig};
 pub use destination::NO_AMQP;
 pub use destination::{
     DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
-    PartitionKey, Resolution, Transport,
+    Measurements, PartitionKey, Resolution, Transport,
 };
 pub use encryption::Encryption;
 pub use error::{Checked, ConfigError, one_line};

@@ -55,6 +55,8 @@ pub struct HttpRequest {
     pub url: String,
     /// Headers apart from `Authorization`.
     pub headers: Vec<(&'static str, String)>,
+    /// Further headers whose names come from somewhere else.
+    pub properties: Vec<(String, String)>,
     /// Value of the `Authorization` header.
     pub authorization: Option<String>,
     /// Body; empty for GET.
@@ -68,6 +70,7 @@ impl HttpRequest {
             method: Method::Get,
             url: url.into(),
             headers: Vec::new(),
+            properties: Vec::new(),
             authorization: None,
             body: Payload::default(),
         }

@@ -74,9 +74,16 @@ pub fn check(request: &Request, settings: &Settings, now: u64) -> Result<Publica
     if request.header("host") != Some(settings.namespace.as_str()) {
         return refuse(400, "Host is not the namespace");
     }
-    if request.header("content-type") != Some("application/vnd.microsoft.servicebus.json") {
-        return refuse(400, "Content-Type is not that of a batch, without parameters");
-    }
+    let is_single = match request.header("content-type") {
+        Some("application/vnd.microsoft.servicebus.json") => false,
+        Some("application/atom+xml;type=entry;charset=utf-8" | "application/gzip") => true,
+        _ => {
+            return refuse(
+                400,
+                "Content-Type is neither that of a batch, without parameters, nor of an event",
+            );
+        }
+    };
     if request.header("transfer-encoding").is_some() || request.header("content-encoding").is_some() {
         return refuse(400, "the body is encoded");
     }
@@ -106,7 +113,35 @@ pub fn check(request: &Request, settings: &Settings, now: u64) -> Result<Publica
             }
         },
     };
-    Ok((key, events(&request.body).map_err(|text| (400, text.to_owned()))?))
+    let events = match is_single {
+        true => vec![single(request)],
+        false => events(&request.body).map_err(|text| (400, text.to_owned()))?,
+    };
+    Ok((key, events))
+}
+
+/// A single event: the body as it is; headers that are not HTTP's own are its properties.
+fn single(request: &Request) -> Event {
+    const OWN: [&str; 9] = [
+        "host",
+        "content-type",
+        "content-length",
+        "authorization",
+        "brokerproperties",
+        "x-ms-retrypolicy",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+    ];
+    let properties = request
+        .headers
+        .iter()
+        .filter(|(name, _)| !OWN.contains(&name.as_str()));
+    let properties = properties.map(|(name, value)| {
+        let typed = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value.as_str()));
+        (name.clone(), typed)
+    });
+    (request.body.clone(), properties.collect())
 }
 
 fn events(body: &[u8]) -> Result<Vec<Event>, &'static str> {
@@ -214,4 +249,127 @@ fn decode(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answer of `vectors/eventhubs/sas-token-vectors.json`; good until 1,700,000,000.
+    const TOKEN: &str = "SharedAccessSignature sr=https%3A%2F%2Fcontoso.servicebus.windows.net%2Fdevicedata&sig=fEsV8oZvL5rkyDGo9lLmLAQKAcVC8PMI9GOJOCnnEo4%3D&se=1700000000&skn=devicedatasender";
+
+    fn settings() -> Settings {
+        Settings {
+            namespace: "contoso.servicebus.windows.net".to_owned(),
+            hub: "devicedata".to_owned(),
+            rule: (
+                "devicedatasender".to_owned(),
+                "c2VjcmV0LWtleS1mb3ItdGVzdHM=".to_owned(),
+            ),
+            ..Settings::default()
+        }
+    }
+
+    fn good() -> Request {
+        let headers = [
+            ("host", "contoso.servicebus.windows.net"),
+            ("content-type", "application/vnd.microsoft.servicebus.json"),
+            ("authorization", TOKEN),
+            ("brokerproperties", "{\"PartitionKey\":\"bed-12\"}"),
+        ];
+        Request {
+            method: "POST".to_owned(),
+            target: "/devicedata/messages?timeout=60&api-version=2014-01".to_owned(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            body: br#"[{"Body":"Message1","UserProperties":{"Alert":"Strong Wind"}},{"Body":"Message2"}]"#
+                .to_vec(),
+            size: 500,
+        }
+    }
+
+    fn with(name: &str, value: &str) -> Request {
+        let mut request = good();
+        request.headers.retain(|(known, _)| known != name);
+        request.headers.push((name.to_owned(), value.to_owned()));
+        request
+    }
+
+    #[test]
+    fn what_azure_documents_is_taken() {
+        let (key, events) = check(&good(), &settings(), 1_699_999_999).unwrap();
+        assert_eq!((key.as_deref(), events.len()), (Some("bed-12"), 2));
+        let mut single = with("content-type", "application/atom+xml;type=entry;charset=utf-8");
+        single
+            .headers
+            .push(("alert".to_owned(), "\"Strong Wind\"".to_owned()));
+        single.body = vec![0xff, 0x00];
+        let (_, events) = check(&single, &settings(), 1_699_999_999).unwrap();
+        assert_eq!(events[0].0, [0xff, 0x00]);
+        assert_eq!(events[0].1["alert"], "Strong Wind");
+    }
+
+    #[test]
+    fn whatever_azure_refuses_is_refused() {
+        let target = |target: &str| Request {
+            target: target.to_owned(),
+            ..good()
+        };
+        let body = |body: &str| Request {
+            body: body.as_bytes().to_vec(),
+            ..good()
+        };
+        let method = Request {
+            method: "PUT".to_owned(),
+            ..good()
+        };
+        let long = format!("{{\"PartitionKey\":\"{}\"}}", "x".repeat(129));
+        let cases = [
+            (method, 405),
+            (target("/other/messages?timeout=60&api-version=2014-01"), 404),
+            (target("/devicedata?timeout=60&api-version=2014-01"), 404),
+            (target("/devicedata/messages?timeout=60"), 400),
+            (target("/devicedata/messages?timeout=60&api-version=2017-04"), 400),
+            (target("/devicedata/messages?api-version=2014-01&x=1"), 400),
+            (with("host", "other.servicebus.windows.net"), 400),
+            (with("content-type", "application/json"), 400),
+            (
+                with(
+                    "content-type",
+                    "application/vnd.microsoft.servicebus.json; charset=utf-8",
+                ),
+                400,
+            ),
+            (with("content-encoding", "gzip"), 400),
+            (with("authorization", "Bearer x"), 401),
+            (with("authorization", &TOKEN.replace("sig=f", "sig=g")), 401),
+            (with("authorization", &TOKEN.replace("se=17", "se=18")), 401),
+            (
+                with("authorization", &TOKEN.replace("skn=device", "skn=other")),
+                401,
+            ),
+            (
+                with("authorization", &TOKEN.replace("devicedata&", "other&")),
+                401,
+            ),
+            (with("authorization", &format!("{TOKEN}&x=1")), 401),
+            (with("brokerproperties", &long), 400),
+            (with("brokerproperties", "{}"), 400),
+            (body("{}"), 400),
+            (body("[]"), 400),
+            (body("[1]"), 400),
+            (body(r#"[{"Body":{"json":1}}]"#), 400),
+            (body(r#"[{"Body":"x","Properties":{}}]"#), 400),
+            (body(r#"[{"Body":"x","UserProperties":{"a":[1]}}]"#), 400),
+            (body(r#"[{"Body":"%","IsBodyBase64":true}]"#), 400),
+        ];
+        for (number, (request, status)) in cases.iter().enumerate() {
+            let refused = check(request, &settings(), 1_699_999_999).map_err(|(status, _)| status);
+            assert_eq!(refused.err(), Some(*status), "case {number}");
+        }
+        let late = check(&good(), &settings(), 1_700_000_000).unwrap_err();
+        assert!(late.0 == 401 && late.1.contains("ExpiredToken"), "{late:?}");
+    }
 }

@@ -4,7 +4,7 @@ use super::super::azure;
 use super::super::tree::Step::{Item, Member};
 use super::super::{
     AuthConfig, DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig,
-    PartitionKey, Transport,
+    Measurements, PartitionKey, Transport,
 };
 use super::{Check, fhir_base, is_host_and_port, is_local};
 
@@ -204,6 +204,14 @@ impl Check<'_> {
                 &at("event_id_in_body"),
                 "FHIR knows no member for an event id: the Observation would not be valid.",
                 "Leave it out; the id is in the user property bedside-event-id.",
+            );
+        }
+        if hub.payload != EventPayload::Measurement && hub.measurements != Measurements::Single {
+            self.error(
+                "WrongValue",
+                &at("measurements"),
+                "Only measurements are grouped.",
+                "Write payload = \"measurement\", or leave it out.",
             );
         }
         if hub.payload != EventPayload::Message && hub.envelope != Envelope::None {

@@ -86,11 +86,15 @@ pub(super) fn cut(events: &[Event], indexes: &[usize], limit: usize) -> Vec<Vec<
         let Some(event) = events.get(*index) else {
             continue;
         };
-        if size.saturating_add(weight(event)) > limit {
+        if event.is_single || size.saturating_add(weight(event)) > limit {
             runs.push(Vec::new());
             size = PUBLICATION_OVERHEAD;
         }
-        size += weight(event);
+        size = if event.is_single {
+            usize::MAX
+        } else {
+            size + weight(event)
+        };
         if let Some(run) = runs.last_mut() {
             run.push(*index);
         }
@@ -121,6 +125,7 @@ mod tests {
             id: length.to_string(),
             device: None,
             element: vec![b'1'; length],
+            is_single: false,
         }
     }
 

@@ -20,6 +20,7 @@ use iomt_mapping::Measurement;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::sync::Arc;
 
 /// An event, ready to send.
@@ -31,6 +32,8 @@ pub(super) struct Event {
     pub device: Option<Arc<str>>,
     /// Element of the batch.
     pub element: Vec<u8>,
+    /// It leaves alone, in the form of a single event.
+    pub is_single: bool,
 }
 
 /// What the bodies of messages are.
@@ -119,6 +122,7 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage, bodies: Bodies) -> R
         id,
         device: message.device_id.clone(),
         element: element.to_string().into_bytes(),
+        is_single: false,
     })
 }
 
@@ -190,6 +194,7 @@ pub(super) fn of_observation(
         id,
         device: Some(Arc::clone(&group.key.device)),
         element: element.to_string().into_bytes(),
+        is_single: false,
     }
 }
 
@@ -212,7 +217,81 @@ pub(super) fn of_measurement(
         id,
         device: Some(Arc::clone(&group.key.device)),
         element: element.to_string().into_bytes(),
+        is_single: false,
     }
+}
+
+/// The event of several measurements, which have one partition key, as iomt-fhir sends them with `UseCompressionOnSend`: a
+/// JSON array, compressed with gzip, marked by the property `IsMeasurementGroup`. It is named by the first and the last.
+///
+/// # Errors
+/// When it cannot be compressed.
+pub(super) fn of_measurements(
+    origin: &Origin,
+    readings: &[(&Group, &GroupReading)],
+    id_in_body: bool,
+) -> Result<Event, ErrorRecord> {
+    let failed = |text: String| ErrorRecord::new("MeasurementGroupProcessingException", text);
+    let (Some((first_group, first)), Some((_, last))) = (readings.first(), readings.last()) else {
+        return Err(failed("there is no measurement".to_owned()));
+    };
+    let id = format!(
+        "{}/{}/{}.{}-{}.{}",
+        origin.gateway, origin.store, first.position, first.match_number, last.position, last.match_number
+    );
+    let bodies: Vec<String> = readings
+        .iter()
+        .map(|(_, reading)| {
+            let body = measurement_json(&reading.measurement, reading.received).to_string();
+            let own = event_id(origin, reading.position, Some(reading.match_number));
+            if id_in_body { with_id(&body, &own) } else { body }
+        })
+        .collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    let compressed = gzip
+        .write_all(format!("[{}]", bodies.join(",")).as_bytes())
+        .and_then(|()| gzip.finish())
+        .map_err(|error| failed(error.to_string()))?;
+    let mut properties = common(origin, &id, last.received);
+    properties.insert("IsMeasurementGroup".to_owned(), json!(true));
+    let body = BASE64_STANDARD.encode(compressed);
+    let element = json!({ "Body": body, "IsBodyBase64": true, "UserProperties": properties });
+    Ok(Event {
+        id,
+        device: Some(Arc::clone(&first_group.key.device)),
+        element: element.to_string().into_bytes(),
+        is_single: true,
+    })
+}
+
+/// Body and headers of an event that is sent in the form of a single one; none when it is no element of a batch.
+pub(super) fn as_single(element: &[u8]) -> Option<(Vec<u8>, Vec<(String, String)>)> {
+    let element: Value = serde_json::from_slice(element).ok()?;
+    let body = element.get("Body")?.as_str()?;
+    let body = match element.get("IsBodyBase64") {
+        Some(Value::Bool(true)) => BASE64_STANDARD.decode(body).ok()?,
+        _ => body.as_bytes().to_vec(),
+    };
+    // Numbers and booleans are typed by their spelling, a text by its quotes: as in JSON.
+    let properties = element.get("UserProperties").and_then(Value::as_object)?;
+    let headers = properties
+        .iter()
+        .map(|(name, value)| (name.clone(), value.to_string()));
+    Some((body, headers.collect()))
+}
+
+/// Bytes that a measurement takes as JSON, at most.
+pub(super) fn weight_of(measurement: &Measurement) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let properties = measurement.properties.iter();
+    let properties: usize = properties.map(|one| one.name.len() + one.value.len() + 32).sum();
+    let ids = [
+        &measurement.patient_id,
+        &measurement.encounter_id,
+        &measurement.correlation_id,
+    ];
+    let ids: usize = ids.into_iter().map(text).sum();
+    320 + measurement.type_name.len() + measurement.device_id.len() + ids + properties
 }
 
 /// The JSON contract between the stages of the IoMT FHIR Connector.

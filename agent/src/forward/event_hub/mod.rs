@@ -28,17 +28,21 @@ mod whose;
 use super::auth::{AuthError, Authorizer};
 use super::fhir::{FhirDestination, SentPeriods};
 use super::http::{Http, UreqClient};
-use super::{Delivery, Fate, Group, Link, MessageDelivery, Origin, RawMessage};
-use crate::config::{AuthConfig, ClockTrust, EventHubConfig, EventPayload, PartitionKey};
+use super::{Delivery, Fate, Group, GroupReading, Link, MessageDelivery, Origin, RawMessage};
+use crate::config::{AuthConfig, ClockTrust, EventHubConfig, EventPayload, Measurements, PartitionKey};
 use crate::telemetry::errors::ErrorRecord;
 use crate::worker::Worker;
 use event::Bodies;
 use observation::{Observations, Whose};
 use sender::{Auth, KEYS_AT_ONCE, Sender, Target};
+use std::collections::HashMap;
 use std::sync::Arc;
 use whose::FromMessage;
 
 pub use sas::token as sas_token;
+
+/// Most measurements in one compressed event: as many as the FHIR transformation of iomt-fhir takes at a time.
+const MOST_GROUPED: usize = 300;
 
 /// The client of an event hub: a thread for each publication that can be in flight.
 ///
@@ -62,6 +66,7 @@ pub struct EventHubDestination {
     sender: Sender,
     origin: Origin,
     bodies: Bodies,
+    measurements: Measurements,
     /// With `payload = "observation"`.
     observations: Option<Observations>,
 }
@@ -112,6 +117,7 @@ impl EventHubDestination {
                 tokens(sas::Credential::ConnectionString(value.clone()))
             }
             other => {
+                let other = &with_scope(other);
                 let authorizer = Authorizer::new(other, &base, http.clone(), direct).map_err(|error| {
                     let name = match error {
                         AuthError::NoManagedIdentity(_) => "ManagedIdentityCredentialNotFound",
@@ -143,6 +149,7 @@ impl EventHubDestination {
                 envelope: config.envelope,
                 with_id: config.event_id_in_body,
             },
+            measurements: config.measurements,
             observations,
         })
     }
@@ -184,19 +191,12 @@ impl EventHubDestination {
         places.sort_by_key(|place| {
             reading(*place).map(|(_, reading)| (reading.position, reading.match_number))
         });
-        let events = places
-            .iter()
-            .filter_map(|place| reading(*place))
-            .map(|(group, reading)| {
-                Ok(event::of_measurement(
-                    &self.origin,
-                    group,
-                    reading,
-                    self.bodies.with_id,
-                ))
-            })
-            .collect();
-        let (sent, link) = self.sender.send(events).await;
+        let ordered: Vec<(&Group, &GroupReading)> =
+            places.iter().filter_map(|place| reading(*place)).collect();
+        let (sent, link) = match self.measurements {
+            Measurements::Single => self.send_each(&ordered).await,
+            Measurements::Grouped => self.send_grouped(&ordered).await,
+        };
         let mut delivery = nothing_yet(&groups);
         delivery.link = link;
         for ((group, reading), fate) in places.into_iter().zip(sent) {
@@ -211,6 +211,89 @@ impl EventHubDestination {
         }
         delivery
     }
+
+    async fn send_each(&self, readings: &[(&Group, &GroupReading)]) -> (Vec<Fate>, Link) {
+        let with_id = self.bodies.with_id;
+        let event = |(group, reading): &(&Group, &GroupReading)| {
+            Ok(event::of_measurement(&self.origin, group, reading, with_id))
+        };
+        self.sender.send(readings.iter().map(event).collect()).await
+    }
+
+    /// Sends compressed arrays. The readings of one that the hub does not take leave one by one, so that the culprit is found.
+    async fn send_grouped(&self, readings: &[(&Group, &GroupReading)]) -> (Vec<Fate>, Link) {
+        let mut chunks: Vec<Chunk> = Vec::new();
+        let mut open: HashMap<Option<Arc<str>>, usize> = HashMap::new();
+        for (index, (group, reading)) in readings.iter().enumerate() {
+            let key = self.sender.is_by_device().then(|| Arc::clone(&group.key.device));
+            let bytes = event::weight_of(&reading.measurement);
+            let fits = |chunk: &Chunk| {
+                chunk.indexes.len() < MOST_GROUPED && chunk.bytes + bytes <= self.sender.limit() / 2
+            };
+            let known = open.get(&key).copied();
+            match known
+                .and_then(|at| chunks.get_mut(at))
+                .filter(|chunk| fits(chunk))
+            {
+                Some(chunk) => {
+                    chunk.indexes.push(index);
+                    chunk.bytes += bytes;
+                }
+                None => {
+                    open.insert(key, chunks.len());
+                    chunks.push(Chunk {
+                        indexes: vec![index],
+                        bytes,
+                    });
+                }
+            }
+        }
+        let of = |chunk: &Chunk| -> Vec<(&Group, &GroupReading)> {
+            chunk
+                .indexes
+                .iter()
+                .filter_map(|index| readings.get(*index).copied())
+                .collect()
+        };
+        let events = chunks
+            .iter()
+            .map(|chunk| event::of_measurements(&self.origin, &of(chunk), self.bodies.with_id));
+        let (sent, mut link) = self.sender.send(events.collect()).await;
+        let mut fates = vec![Fate::Retry; readings.len()];
+        for (chunk, fate) in chunks.iter().zip(sent) {
+            let fates_of_chunk = match fate {
+                Fate::Dead(_) if link == Link::Up => {
+                    let (fates, then) = self.send_each(&of(chunk)).await;
+                    link = then;
+                    fates
+                }
+                Fate::Dead(_) => continue,
+                fate => vec![fate; chunk.indexes.len()],
+            };
+            for (index, fate) in chunk.indexes.iter().zip(fates_of_chunk) {
+                if let Some(place) = fates.get_mut(*index) {
+                    *place = fate;
+                }
+            }
+        }
+        (fates, link)
+    }
+}
+
+/// Readings of one partition key that leave together.
+struct Chunk {
+    indexes: Vec<usize>,
+    /// Before they are compressed, roughly.
+    bytes: usize,
+}
+
+/// The scope of Event Hubs, which is the same in all clouds, where none is configured.
+fn with_scope(auth: &AuthConfig) -> AuthConfig {
+    let mut auth = auth.clone();
+    if let AuthConfig::ClientCredentials { scope, .. } = &mut auth {
+        scope.get_or_insert_with(|| "https://eventhubs.azure.net/.default".to_owned());
+    }
+    auth
 }
 
 /// A delivery in which nothing became of any reading.

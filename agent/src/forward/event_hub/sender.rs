@@ -3,7 +3,7 @@
 use super::amqp;
 use super::answer::{self, Verdict};
 use super::batch::{self, PublicationSize};
-use super::event::Event;
+use super::event::{self, Event};
 use super::sas;
 use crate::config::{ClockTrust, PartitionKey};
 use crate::forward::auth::Authorizer;
@@ -112,6 +112,16 @@ impl Sender {
         &mut self.wire
     }
 
+    /// Largest publication in bytes, as configured.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether every device has a partition key of its own.
+    pub fn is_by_device(&self) -> bool {
+        self.partition_key == PartitionKey::Device
+    }
+
     /// Sends events, in order for each partition key; one fate each.
     pub async fn send(&self, events: Vec<Result<Event, ErrorRecord>>) -> (Vec<Fate>, Link) {
         let mut fates: Vec<Fate> = events
@@ -128,6 +138,7 @@ impl Sender {
             id: String::new(),
             device: None,
             element: Vec::new(),
+            is_single: false,
         };
         let events: Vec<Event> = events
             .into_iter()
@@ -182,7 +193,11 @@ impl Sender {
             }
             let body = batch::body(events, &run);
             let size = body.len();
-            match self.publish(&key, body).await {
+            let single = match run.as_slice() {
+                [index] => events.get(*index).filter(|event| event.is_single),
+                _ => None,
+            };
+            match self.publish(&key, body, single).await {
                 Verdict::Taken => {
                     let mut state = self.state.borrow_mut();
                     (state.has_taken, state.refused_in_a_row) = (true, 0);
@@ -250,14 +265,20 @@ impl Sender {
     }
 
     /// Sends one publication; after a 401 once more with a new token.
-    async fn publish(&self, key: &str, body: Vec<u8>) -> Verdict {
+    async fn publish(&self, key: &str, body: Vec<u8>, single: Option<&Event>) -> Verdict {
         if let Some(wire) = &self.wire {
             return self.publish_over(wire.as_ref(), key, body).await;
         }
+        let single = single.and_then(|event| event::as_single(&event.element));
+        let (body, properties, content_type) = match single {
+            Some((body, properties)) => (body, properties, "application/gzip"),
+            None => (body, Vec::new(), "application/vnd.microsoft.servicebus.json"),
+        };
         let mut request = HttpRequest::with_body(Method::Post, &self.url, body)
-            .header("content-type", "application/vnd.microsoft.servicebus.json")
+            .header("content-type", content_type)
             // The hub must not repeat a publication behind our back: repeats are ours, with the same ids.
             .header("x-ms-retrypolicy", "NoRetry");
+        request.properties = properties;
         if !self.is_publisher {
             let key = serde_json::json!({ "PartitionKey": key }).to_string();
             request = request.header("brokerproperties", key);

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::clock;
-use crate::config::{Envelope, SecretRef};
+use crate::config::{Envelope, Measurements, SecretRef};
 use crate::forward::http::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use crate::forward::{GroupKey, GroupReading};
 use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
@@ -179,6 +179,11 @@ fn a_message_arrives_as_it_came_with_its_envelope_as_user_properties() {
         seen[0]
             .headers
             .contains(&("brokerproperties", "{\"PartitionKey\":\"bed-12\"}".to_owned()))
+    );
+    assert!(
+        seen[0]
+            .headers
+            .contains(&("x-ms-retrypolicy", "NoRetry".to_owned()))
     );
     assert!(
         seen[0]
@@ -512,13 +517,8 @@ fn the_head_of_a_message_is_not_sent_as_if_it_were_the_message() {
     assert_eq!(bodies(&bench.seen()[0]), ["2"]);
 }
 
-#[test]
-fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_them() {
-    let mut bench = Bench::new(
-        |config| config.payload = EventPayload::Measurement,
-        |_| response(201),
-    );
-    let group = |device: &str, readings: &[(u64, u32)]| Group {
+fn heart_rates(device: &str, readings: &[(u64, u32)]) -> Group {
+    Group {
         key: Arc::new(GroupKey {
             pack: "heart".into(),
             device: device.into(),
@@ -557,8 +557,19 @@ fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_th
                 }),
             })
             .collect(),
-    };
-    let groups = vec![group("a", &[(1, 0), (4, 1)]), group("b", &[(2, 0), (4, 0)])];
+    }
+}
+
+#[test]
+fn measurements_leave_in_the_order_in_which_they_came_as_the_reference_writes_them() {
+    let mut bench = Bench::new(
+        |config| config.payload = EventPayload::Measurement,
+        |_| response(201),
+    );
+    let groups = vec![
+        heart_rates("a", &[(1, 0), (4, 1)]),
+        heart_rates("b", &[(2, 0), (4, 0)]),
+    ];
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let delivery = runtime.block_on(bench.destination.deliver(groups, &HashMap::new()));
     assert_eq!(delivery.fates, vec![vec![Fate::Delivered; 2]; 2]);
@@ -768,4 +779,141 @@ fn a_token_that_cbs_refuses_is_renewed_once() {
         assert_eq!((delivery.link, seen.borrow().len()), (Link::Up, 3));
     })
     .unwrap();
+}
+
+fn unzipped(bytes: &[u8]) -> Vec<Value> {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(bytes), &mut text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn grouped_measurements_are_one_compressed_array_for_each_partition_key() {
+    for (key, expected) in [
+        (PartitionKey::Gateway, vec![("bed-12/s1/1.0-4.1", 4)]),
+        (
+            PartitionKey::Device,
+            vec![("bed-12/s1/1.0-4.1", 2), ("bed-12/s1/2.0-4.0", 2)],
+        ),
+    ] {
+        let mut bench = Bench::new(
+            |config| {
+                config.payload = EventPayload::Measurement;
+                config.measurements = Measurements::Grouped;
+                config.partition_key = key;
+                config.event_id_in_body = true;
+            },
+            |_| response(201),
+        );
+        let groups = vec![
+            heart_rates("a", &[(1, 0), (4, 1)]),
+            heart_rates("b", &[(2, 0), (4, 0)]),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let delivery = runtime.block_on(bench.destination.deliver(groups, &HashMap::new()));
+        assert_eq!(delivery.fates, vec![vec![Fate::Delivered; 2]; 2]);
+        let seen = bench.seen();
+        let property = |request: &HttpRequest, name: &str| {
+            let found = request.properties.iter().find(|(one, _)| one == name);
+            found.map(|(_, value)| value.clone()).unwrap()
+        };
+        let made: Vec<(String, usize)> = seen
+            .iter()
+            .map(|request| {
+                assert!(
+                    request
+                        .headers
+                        .contains(&("content-type", "application/gzip".to_owned()))
+                );
+                assert_eq!(property(request, "IsMeasurementGroup"), "true");
+                (
+                    property(request, "bedside-event-id"),
+                    unzipped(request.body.bytes()).len(),
+                )
+            })
+            .collect();
+        let expected: Vec<(String, usize)> = expected
+            .iter()
+            .map(|(id, count)| (format!("\"{id}\""), *count))
+            .collect();
+        assert_eq!(made, expected);
+        let first = &unzipped(seen[0].body.bytes())[0];
+        assert_eq!(
+            (&first["DeviceId"], &first["bedsideEventId"]),
+            (&"a".into(), &"bed-12/s1/1/0".into())
+        );
+    }
+}
+
+#[test]
+fn an_array_that_the_hub_does_not_take_leaves_one_by_one_and_only_the_culprit_is_given_up() {
+    let mut bench = Bench::new(
+        |config| {
+            config.payload = EventPayload::Measurement;
+            config.measurements = Measurements::Grouped;
+        },
+        |request| {
+            let is_array = request
+                .headers
+                .contains(&("content-type", "application/gzip".to_owned()));
+            let has_culprit = !is_array
+                && bodies(request)
+                    .iter()
+                    .any(|body| body.contains("\"DeviceId\":\"b\""));
+            response(if is_array || has_culprit { 400 } else { 201 })
+        },
+    );
+    let groups = || vec![heart_rates("a", &[(1, 0), (3, 0)]), heart_rates("b", &[(2, 0)])];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut delivery = None;
+    for _ in 0..3 {
+        delivery = Some(runtime.block_on(bench.destination.deliver(groups(), &HashMap::new())));
+    }
+    let fates = delivery.unwrap().fates;
+    assert_eq!(fates[0], vec![Fate::Delivered; 2]);
+    assert!(matches!(fates[1][0], Fate::Dead(_)));
+}
+
+#[test]
+fn an_application_of_entra_gets_a_token_for_event_hubs_and_renews_it_once_at_a_refusal() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "s").unwrap();
+    let client = AuthConfig::ClientCredentials {
+        token_url: "https://login.example/t/oauth2/v2.0/token".to_owned(),
+        client_id: "bedside".to_owned(),
+        secret: Some(SecretRef::File(secret.path().to_owned())),
+        certificate: None,
+        key: None,
+        scope: None,
+    };
+    let tokens = std::sync::atomic::AtomicU32::new(0);
+    let mut bench = Bench::new(
+        |config| config.auth = client,
+        move |request| {
+            if request.url.starts_with("https://login.example/") {
+                let number = tokens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let mut answer = response(200)?;
+                let text = format!("{{\"access_token\":\"t{number}\",\"expires_in\":3600}}");
+                answer.body = Payload(text.into_bytes().into());
+                return Ok(answer);
+            }
+            response(match request.authorization.as_deref() {
+                Some("Bearer t1") => 201,
+                _ => 401,
+            })
+        },
+    );
+    assert_eq!(bench.deliver(numbered(2)).link, Link::Up);
+    assert_eq!(bench.deliver(numbered(2)).link, Link::Up);
+    let seen = bench.seen();
+    let asked: Vec<&HttpRequest> = seen
+        .iter()
+        .filter(|request| request.url.contains("/token"))
+        .collect();
+    assert_eq!(asked.len(), 2, "one token, and one more after the refusal");
+    let form = String::from_utf8(asked[0].body.bytes().to_vec()).unwrap();
+    assert!(
+        form.contains("scope=https%3A%2F%2Feventhubs.azure.net%2F.default"),
+        "{form}"
+    );
 }

@@ -167,6 +167,9 @@ impl UreqClient {
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
         }
+        for (name, value) in &request.properties {
+            builder = builder.header(name, value);
+        }
         if let Some(value) = &request.authorization {
             builder = builder.header("authorization", value);
         }

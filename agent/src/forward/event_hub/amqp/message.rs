@@ -64,6 +64,7 @@ fn of_element(element: Element, key: Option<&str>) -> Option<Message<Batch<Data>
     };
     let mut properties = ApplicationProperties::builder();
     let mut id = None;
+    let is_group = element.user_properties.contains_key("IsMeasurementGroup");
     for (name, value) in element.user_properties {
         // Bytes travel as bytes here.
         if element.is_body_base64 && name == "bedside-body" {
@@ -79,7 +80,13 @@ fn of_element(element: Element, key: Option<&str>) -> Option<Message<Batch<Data>
         .application_properties(properties.build())
         .data_batch([Data(Binary::from(body))])
         .build();
-    message.properties = id.map(|id| Properties::builder().message_id(id).build());
+    message.properties = id.map(|id| {
+        let properties = Properties::builder().message_id(id);
+        match is_group {
+            true => properties.content_type("application/gzip").build(),
+            false => properties.build(),
+        }
+    });
     message.message_annotations = annotations(key);
     Some(message)
 }
