@@ -78,9 +78,10 @@ pub(super) fn start(
                     Some(name) => Some(identity_of(agent, surroundings, name, trust)?.map_err(failed)?),
                     None => None,
                 };
-                let destination =
+                let mut destination =
                     EventHubDestination::new(hub, origin.clone(), trust, http, direct, identity)
                         .map_err(failed)?;
+                destination.share_associations(Rc::clone(&agent.pipeline.associations));
                 let memory = StoredPeriods {
                     pipeline: Rc::clone(&agent.pipeline),
                     destination: entry.handle.id,

@@ -29,13 +29,16 @@ use super::auth::{AuthError, Authorizer};
 use super::fhir::{FhirDestination, SentPeriods};
 use super::http::{Http, UreqClient};
 use super::{Delivery, Fate, Group, GroupReading, Link, MessageDelivery, Origin, RawMessage};
+use crate::associations::Book;
 use crate::config::{AuthConfig, ClockTrust, EventHubConfig, EventPayload, Measurements, PartitionKey};
 use crate::telemetry::errors::ErrorRecord;
 use crate::worker::Worker;
 use event::Bodies;
 use observation::{Observations, Whose};
 use sender::{Auth, KEYS_AT_ONCE, Sender, Target};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use whose::FromMessage;
 
@@ -152,6 +155,17 @@ impl EventHubDestination {
             measurements: config.measurements,
             observations,
         })
+    }
+
+    /// Uses what the operator has entered into this book, where no FHIR server is asked.
+    pub fn share_associations(&mut self, book: Rc<RefCell<Book>>) {
+        if let Some(Observations {
+            whose: Whose::Message(message),
+            ..
+        }) = &mut self.observations
+        {
+            message.book = book;
+        }
     }
 
     /// Sends raw messages, in order.

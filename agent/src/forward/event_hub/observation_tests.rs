@@ -2,11 +2,14 @@
 
 use super::super::tests::{Bench, bodies, elements, response};
 use super::*;
+use crate::associations::{Book, Command, Who};
 use crate::config::EventPayload;
 use crate::forward::Link;
 use crate::forward::fhir::double::Double;
 use crate::forward::fhir::tests::{Values, destination, device, named_group, simulate, standard};
 use crate::forward::http::HttpRequest;
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -118,6 +121,68 @@ fn who_is_not_named_waits_and_others_go() {
             "TemplateNotFoundException"
         ]
     );
+}
+
+#[test]
+fn what_the_operator_has_entered_for_the_time_of_a_reading_comes_before_the_message() {
+    let mut bench = bench(&Arc::new(AtomicU16::new(201)), None);
+    let noon = group("hr", None, 1, &[(0, "hr", "61")]).readings[0]
+        .measurement
+        .occurrence_time
+        .ticks();
+    let minute = |minute: i64| Some(noon + minute * 600_000_000);
+    let mut book = Book::default();
+    let commands = [
+        Command::Set {
+            device: "band-1".to_owned(),
+            patient: Who::Identifier("p-9".to_owned()),
+            encounter: None,
+            from: minute(-30),
+            to: minute(-20),
+        },
+        Command::Set {
+            device: "band-1".to_owned(),
+            patient: Who::Id("anna".to_owned()),
+            encounter: None,
+            from: minute(-20),
+            to: None,
+        },
+        Command::End {
+            device: "band-1".to_owned(),
+            at: minute(-10),
+        },
+    ];
+    for (number, command) in (1..).zip(commands) {
+        let mut planned = book.plan(&command, minute(0), &[]).unwrap();
+        planned.entry.iter_mut().for_each(|entry| entry.number = number);
+        book.take(&planned);
+    }
+    bench.destination.share_associations(Rc::new(RefCell::new(book)));
+    let groups = vec![group(
+        "hr",
+        Some("p-7"),
+        1,
+        &[
+            (-35, "hr", "60"),
+            (-25, "hr", "61"),
+            (-15, "hr", "62"),
+            (-5, "hr", "63"),
+        ],
+    )];
+    let delivery = simulate(bench.destination.deliver(groups, &HashMap::new()));
+    assert!(
+        matches!(delivery.fates[0][3], Fate::Waiting(_)),
+        "{:?}",
+        delivery.fates
+    );
+    let whose: Vec<String> = sent(&bench)
+        .into_iter()
+        .map(|(_, one)| match &one["subject"]["identifier"]["value"] {
+            Value::String(identifier) => identifier.clone(),
+            _ => one["subject"]["reference"].as_str().unwrap().to_owned(),
+        })
+        .collect();
+    assert_eq!(whose, ["p-7", "p-9", "Patient/anna"]);
 }
 
 #[test]

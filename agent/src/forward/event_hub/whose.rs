@@ -1,21 +1,26 @@
-//! Whose an Observation is when no FHIR server is asked: Device and Patient get the ids that `resolution = "create"` gives
+//! Whose an Observation is when no FHIR server is asked: what the operator has entered for the time of the reading comes
+//! first, then the message. Device and Patient get the ids that `resolution = "create"` gives
 //! them (hash of system and identifier), and the references carry the identifiers too, so that a consumer that knows the
 //! resources by other ids finds them.
 
-use crate::associations::Ticks;
-use crate::forward::fhir::{Down, Identities, Named, Resolved};
+use crate::associations::{Answer, Book, Ticks, Wait, Who, at};
+use crate::forward::fhir::{Down, Identities, Named, Resolved, nobody_then};
 use crate::telemetry::errors::ErrorRecord;
 use iomt_mapping::fhir::{ResourceIds, resource_id};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-/// Identities out of the messages.
+/// Identities from the operator and out of the messages.
 pub(super) struct FromMessage {
     /// System of device identifiers.
     device_system: Option<String>,
     /// Identifiers of the last batch, by reference.
     identifiers: HashMap<String, Value>,
+    /// What the operator has entered.
+    pub book: Rc<RefCell<Book>>,
 }
 
 impl FromMessage {
@@ -23,7 +28,43 @@ impl FromMessage {
         FromMessage {
             device_system: device_system.filter(|system| !system.trim().is_empty()),
             identifiers: HashMap::new(),
+            book: Rc::default(),
         }
+    }
+
+    fn whose(&mut self, name: &Named) -> Resolved {
+        let entered = at(
+            self.book.borrow().entries(&name.device),
+            None,
+            &|_| None,
+            name.instant,
+        );
+        let (patient, encounter) = match entered {
+            Answer::Patient {
+                patient, encounter, ..
+            } => (patient, encounter),
+            Answer::Waits(Wait::Unlinked) => match &name.patient {
+                Some(patient) => (Who::Identifier(patient.to_string()), None),
+                None => return Resolved::Waiting(nobody()),
+            },
+            Answer::Waits(wait) => return Resolved::Waiting(nobody_then(wait)),
+        };
+        let encounter =
+            encounter.or_else(|| name.encounter.as_ref().map(|id| Who::Identifier(id.to_string())));
+        let mut id = |kind: &str, who: &Who| match who {
+            Who::Id(id) => id.clone(),
+            Who::Identifier(identifier) => self.refer(kind, None, identifier),
+        };
+        let (patient, encounter) = (
+            id("Patient", &patient),
+            encounter.map(|who| id("Encounter", &who)),
+        );
+        let system = self.device_system.clone();
+        Resolved::Ids(ResourceIds {
+            patient,
+            device: self.refer("Device", system.as_deref(), &name.device),
+            encounter,
+        })
     }
 
     fn refer(&mut self, kind: &str, system: Option<&str>, identifier: &str) -> String {
@@ -60,25 +101,18 @@ impl FromMessage {
 }
 
 impl Identities for FromMessage {
-    fn instant(&self, _: &str, _: Option<&Arc<str>>, _: Ticks) -> Ticks {
-        Ticks::MAX
+    fn instant(&self, device: &str, _: Option<&Arc<str>>, taken: Ticks) -> Ticks {
+        match self.book.borrow().entries(device) {
+            [] => Ticks::MAX,
+            _ => taken,
+        }
     }
 
     async fn resolve(&mut self, named: &[Named]) -> (HashMap<Named, Resolved>, Option<Down>) {
         self.identifiers.clear();
         let mut resolved = HashMap::new();
         for name in named {
-            let whose = match &name.patient {
-                None => Resolved::Waiting(nobody()),
-                Some(patient) => Resolved::Ids(ResourceIds {
-                    patient: self.refer("Patient", None, patient),
-                    device: self.refer("Device", self.device_system.clone().as_deref(), &name.device),
-                    encounter: name
-                        .encounter
-                        .as_ref()
-                        .map(|id| self.refer("Encounter", None, id)),
-                }),
-            };
+            let whose = self.whose(name);
             resolved.insert(name.clone(), whose);
         }
         (resolved, None)
@@ -86,8 +120,8 @@ impl Identities for FromMessage {
 }
 
 fn nobody() -> ErrorRecord {
-    let text = "Patient: the message names none and no FHIR server is asked; set patientIdExpression, or name a FHIR \
-                destination in identity_of";
+    let text = "Patient: the message names none and no FHIR server is asked; set patientIdExpression, say whose it is \
+                with `bedside-agent association set`, or name a FHIR destination in identity_of";
     let mut error = ErrorRecord::new("ResourceIdentityNotDefinedException", text);
     error.retry = true;
     error

@@ -15,6 +15,8 @@ mod statements;
 mod times;
 mod trouble;
 
+pub(in crate::forward) use trouble::nobody_then;
+
 use super::answer::{Answer, has_identifier, hits, stuck, version_of};
 use super::server::{Down, Entry, Server};
 use crate::associations::{Answer as Whose, Book, Source, Ticks, Wait, Who};
@@ -30,7 +32,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use times::Times;
-use trouble::{entered, many, missing, nobody_then, undefined};
+use trouble::{entered, many, missing, undefined};
 
 /// How long "there is none" is believed, in microseconds.
 const ABSENT_FOR_US: u64 = 10_000_000;

@@ -31,7 +31,7 @@ use std::sync::Arc;
 pub use retract::{Retracted, Search, Trouble, Wrong};
 
 // Observations as events are made of the same parts.
-pub(super) use identity::{Named, Resolved};
+pub(super) use identity::{Named, Resolved, nobody_then};
 pub(super) use items::{Identities, give_fates, items_of};
 pub(super) use recent::{Recent, Stored};
 pub(super) use save::{Item, Outcome};

@@ -78,7 +78,7 @@ pub(super) fn entered(kind: Kind) -> ErrorRecord {
 }
 
 /// Whose the device was when the reading was taken cannot be said.
-pub(super) fn nobody_then(wait: Wait) -> ErrorRecord {
+pub(in crate::forward) fn nobody_then(wait: Wait) -> ErrorRecord {
     let mut error = missing(Kind::Patient);
     let text = match wait {
         Wait::Unlinked => return error,
