@@ -198,7 +198,7 @@ pub enum Transport {
 /// Why a transport over AMQP cannot be used, and what to do.
 #[cfg(not(feature = "amqp"))]
 pub const NO_AMQP: &str = "this program was built without AMQP: leave `transport` out (HTTPS on port 443 needs nothing else), \
-     or install a build with the feature `amqp` (cargo build --features amqp)";
+     or install a build with the feature `amqp` (cross/build --features amqp)";
 
 /// What an event hub gets.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
