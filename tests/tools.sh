@@ -19,6 +19,8 @@ apt_needs() {
   command -v systemd-analyze >/dev/null || packages+=(systemd)
   command -v udevadm >/dev/null || packages+=(udev)
   command -v systemd-nspawn >/dev/null || packages+=(systemd-container)
+  command -v mkfs.ext4 >/dev/null || packages+=(e2fsprogs)
+  command -v findmnt >/dev/null || packages+=(util-linux)
   command -v readelf >/dev/null || packages+=(binutils)
   command -v cc >/dev/null || packages+=(build-essential)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)

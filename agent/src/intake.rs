@@ -350,6 +350,9 @@ async fn failed_commit(
         return Err(error);
     }
     let trouble = pipeline.disk.failed(&error, room == Room::None);
+    if pipeline.disk.is_beyond_repair(&error) {
+        pipeline.condemn(&error.to_string()).await;
+    }
     let is_closed = matches!(error, StoreError::Unavailable { .. });
     if let Some(trouble) = trouble.filter(|trouble| trouble.needs_reopening() && !is_closed) {
         let closed = pipeline.store.call(move |store| store.close_files(trouble)).await;

@@ -158,6 +158,8 @@ impl PackBook {
 pub struct DiskState {
     folder: PathBuf,
     trouble: RefCell<Option<DiskTrouble>>,
+    /// Commits in a row that failed for damage of the file.
+    damaged: Cell<u32>,
 }
 
 /// Why the store cannot be written.
@@ -175,12 +177,16 @@ pub struct DiskTrouble {
 /// A trouble that lasts is said again after this long: microseconds.
 const SAID_AGAIN_US: u64 = 600_000_000;
 
+/// Commits in a row that may fail for damage: SQLite tells a read that the device refused once as damage too.
+const DAMAGED_COMMITS: u32 = 4;
+
 impl DiskState {
     /// The disk below `folder`.
     pub fn new(folder: PathBuf) -> DiskState {
         DiskState {
             folder,
             trouble: RefCell::default(),
+            damaged: Cell::default(),
         }
     }
 
@@ -221,8 +227,20 @@ impl DiskState {
         kind
     }
 
+    /// Counts commits in a row that failed for damage of the file; tells whether no further try can help.
+    pub fn is_beyond_repair(&self, error: &StoreError) -> bool {
+        let count = if error.is_damage() {
+            self.damaged.get() + 1
+        } else {
+            0
+        };
+        self.damaged.set(count);
+        count >= DAMAGED_COMMITS
+    }
+
     /// A commit succeeded.
     pub fn works(&self) {
+        self.damaged.set(0);
         if let Some(trouble) = self.trouble.take() {
             let seconds = clock::monotonic_us().saturating_sub(trouble.since_us) / 1_000_000;
             tracing::info!("the store can be written again, after {seconds} s");
@@ -416,6 +434,18 @@ impl Pipeline {
     /// The wall time in ticks of 100 ns, while it can be trusted.
     pub fn trusted_now(&self) -> Option<i64> {
         clock::is_trusted(self.trust).then(|| clock::wall().ticks())
+    }
+
+    /// The file is damaged where nothing can step over it: it is set aside by the next start, and this run ends for that.
+    pub async fn condemn(&self, reason: &str) {
+        let note = reason.to_owned();
+        if let Err(error) = self.store.call(move |store| store.condemn(&note)).await {
+            tracing::error!("the store is damaged, which cannot be noted: {error}");
+        }
+        *self.fatal.borrow_mut() = Some(format!(
+            "the store is damaged ({reason}): the next start sets it aside and goes on with a new one"
+        ));
+        self.ending.notify_one();
     }
 
     /// Notes that a loop is alive.

@@ -14,6 +14,8 @@ pub enum Sabotage {
     AckBeforeCommit,
     /// The cursor is committed on its own, before the rows that it stands for.
     CursorBeforeRows,
+    /// What is read back after a sync that failed is taken for what is on the medium.
+    TrustFailedSync,
     /// Pauses before another try are the same on every gateway.
     NoJitter,
     /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
@@ -30,6 +32,7 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("synchronous-normal", Sabotage::SynchronousNormal),
     ("ack-before-commit", Sabotage::AckBeforeCommit),
     ("cursor-before-rows", Sabotage::CursorBeforeRows),
+    ("trust-failed-sync", Sabotage::TrustFailedSync),
     ("no-jitter", Sabotage::NoJitter),
     ("abort-on-marker", Sabotage::AbortOnMarker),
     ("cache-two-hours", Sabotage::CacheTwoHours),

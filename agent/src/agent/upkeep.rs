@@ -3,7 +3,6 @@
 use super::{Agent, Surroundings};
 use crate::forward::Destinations;
 use crate::packs::{PackFolder, PackProblem, PackSet};
-use crate::pipeline::Pipeline;
 use crate::store::StoreError;
 use crate::{bounds, clock, process};
 use embassy_time::{Duration, Timer, with_timeout};
@@ -133,7 +132,7 @@ pub(super) async fn check_loop(agent: Rc<Agent>) {
         damaged += state.damaged.len();
         pipeline.note_damaged(&state.damaged);
         if !state.broken.is_empty() {
-            condemn(pipeline, &state.broken.join("; ")).await;
+            pipeline.condemn(&state.broken.join("; ")).await;
             return;
         }
         if state.done {
@@ -148,18 +147,6 @@ pub(super) async fn check_loop(agent: Rc<Agent>) {
         *pipeline.check.borrow_mut() = format!("at message {} of {}", state.reached, state.end);
         Timer::after_millis(20).await;
     }
-}
-
-/// The file is damaged where nothing can step over it: it is set aside by the next start, and this run ends for that.
-pub(crate) async fn condemn(pipeline: &Pipeline, reason: &str) {
-    let note = reason.to_owned();
-    if let Err(error) = pipeline.store.call(move |store| store.condemn(&note)).await {
-        tracing::error!("the store is damaged, which cannot be noted: {error}");
-    }
-    *pipeline.fatal.borrow_mut() = Some(format!(
-        "the store is damaged ({reason}): the next start sets it aside and goes on with a new one"
-    ));
-    pipeline.ending.notify_one();
 }
 
 /// Keeps the store within its bounds: every minute, and at once when room gets short.

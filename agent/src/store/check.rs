@@ -72,6 +72,10 @@ impl Store {
         match self.check.stage {
             Stage::Tables => {
                 state.broken = self.check_tables()?;
+                if !state.broken.is_empty() {
+                    // A read that the device refused once is no reason to give the file up.
+                    state.broken = self.check_tables()?;
+                }
                 let first = self.segments.first().map_or(self.next_position, |s| s.first);
                 self.check.stage = Stage::Journal(first);
             }

@@ -29,6 +29,11 @@
 //!     `waveforms_go_first_...`), the oldest first, the newest never without need.
 //! 12. **A lone waiting reading does not pin segments** (test `a_lone_waiting_reading_...`): it is copied forward.
 //!
+//! 13. **A disk in trouble presses back** (`trouble.rs`; test `a_full_disk_presses_back_...`): full, read-only, failing or not
+//!     ours, at the start and in the middle. Nothing is acknowledged meanwhile, and work goes on without a restart.
+//! 14. **What a failed commit left behind is never taken for a commit** (`reopen.rs`; proof `power-cuts --troubles`, which
+//!     lets any call fail): after a sync that failed, what is read back need not be on the medium.
+//!
 //! # A crash at each point
 //!
 //! | Crash | Left behind |
@@ -134,6 +139,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the file itself is wrong, as far as SQLite tells.
+    pub fn is_damage(&self) -> bool {
+        set_aside::is_damage(self)
+    }
+
     /// Whether the device refused to read a place of the file.
     pub fn is_unreadable(&self) -> bool {
         use rusqlite::ffi::{SQLITE_IOERR_CORRUPTFS, SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ};

@@ -12,6 +12,9 @@ use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, ErrorCode, params};
 use std::path::Path;
 
+/// Openings in a row that find damage before a file is set aside.
+const DAMAGED_OPENINGS: u32 = 3;
+
 impl Store {
     /// [`Store::open_with`] without encryption.
     ///
@@ -31,7 +34,7 @@ impl Store {
         let file = folder.join("store.db");
         let opened = match needs_no_look(&file)? {
             Some(reason) => Err(reason),
-            None => match Store::open_file(&file, encryption) {
+            None => match Store::open_twice(&file, encryption) {
                 Err(error) if is_damage(&error) => Err(error.to_string()),
                 other => Ok(other?),
             },
@@ -99,6 +102,18 @@ impl Store {
         Ok(())
     }
 
+    /// Opens the file; what looks like damage is looked at again: SQLite tells a read that the device refused once as damage
+    /// too.
+    fn open_twice(file: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
+        for _ in 1..DAMAGED_OPENINGS {
+            match Store::open_file(file, encryption) {
+                Err(error) if is_damage(&error) => {}
+                other => return other,
+            }
+        }
+        Store::open_file(file, encryption)
+    }
+
     fn open_file(file: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_unread(file, encryption)?;
         let recovered = store.recover(true)?;
@@ -112,6 +127,7 @@ impl Store {
             rusqlite::Error::InvalidQuery => StoreError::Newer(file.to_owned()),
             other => StoreError::Sqlite(other),
         })?;
+        rewrite_log(&connection)?;
         let segments = read_segments(&connection)?;
         check_last_batches(&connection, &segments)?;
         let next_position = next_position(&connection, &segments)?;
@@ -176,7 +192,29 @@ pub(super) fn prepare_file(connection: &Connection, file: &Path) -> Result<(), S
     prepare(connection).map_err(|error| match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(file.to_owned()),
         _ => StoreError::Sqlite(error),
-    })
+    })?;
+    // SQLite syncs the folder too, once for a new log, but does not look whether that succeeded: without its name the log
+    // would be gone after a power cut, with every commit in it.
+    if let Some(folder) = file.parent() {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Takes the log of an earlier opening into the database, and begins it anew.
+///
+/// What is read back from a file need not be on the medium: after a sync that failed the kernel takes the pages for clean,
+/// and a later sync succeeds without them. A commit behind such a gap would be lost with the power. Here everything is
+/// written once more and synced.
+fn rewrite_log(connection: &Connection) -> Result<(), StoreError> {
+    if sabotage::is_on(Sabotage::TrustFailedSync) {
+        return Ok(());
+    }
+    match connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+        // A disk that is full loses nothing that it has, and what is in the store can still be sent.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {

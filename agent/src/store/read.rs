@@ -146,13 +146,26 @@ impl Store {
                 continue;
             }
             let mut at = from.max(segment.first);
+            let mut looked_again = None;
             while at < end {
                 let mut reached = at;
                 let error = match self.walk_segment(segment.id, at, end, &mut reached, &mut visit) {
-                    Ok(true) => break,
-                    Ok(false) => return Ok(()),
+                    Ok(on) => {
+                        // A disk that has given it now and then is not damaged there.
+                        self.check.refused.take();
+                        if on {
+                            break;
+                        }
+                        return Ok(());
+                    }
                     Err(error) => error,
                 };
+                // SQLite tells a read that the device refused once as damage too.
+                if is_corrupt(&error) && looked_again != Some(reached) {
+                    looked_again = Some(reached);
+                    at = reached;
+                    continue;
+                }
                 let behind = self.readable_behind(segment.id, reached, end);
                 if !is_corrupt(&error) {
                     let (place, times) = self.check.refused.get();

@@ -7,7 +7,7 @@
 
 use super::set_aside::beside;
 use super::{Store, StoreError, Trouble, open, recover};
-use crate::clock;
+use crate::sabotage::{self, Sabotage};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::os::unix::fs::FileExt;
@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 /// Bytes before the first frame of a write-ahead log, and before the page of each frame (SQLite's file format, 4.1).
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
-/// Pause between two tries to open the files again: microseconds.
-const PAUSE_US: u64 = 500_000;
 
 /// Files that were closed in trouble.
 #[derive(Clone, Debug)]
@@ -26,7 +24,6 @@ pub(super) struct Closed {
     /// Where the log ends.
     log_end: u64,
     trouble: Trouble,
-    next_try_us: u64,
 }
 
 impl Store {
@@ -58,26 +55,19 @@ impl Store {
             file,
             log_end: LOG_HEADER + frames * (FRAME_HEADER + page.unsigned_abs()),
             trouble,
-            next_try_us: clock::monotonic_us() + PAUSE_US,
         });
         Ok(())
     }
 
-    /// Opens files that were closed in trouble.
+    /// Opens files that were closed in trouble; [`super::StoreHandle::call`] does it before every call.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while the disk does not work; [`StoreError::Lost`] when what is there now is not what was
     /// closed, so that the program has to start anew.
-    pub(super) fn ensure_open(&mut self) -> Result<(), StoreError> {
-        let Some(closed) = &mut self.closed else {
+    pub fn ensure_open(&mut self) -> Result<(), StoreError> {
+        let Some(closed) = self.closed.clone() else {
             return Ok(());
         };
-        let now = clock::monotonic_us();
-        if now < closed.next_try_us {
-            return Err(unavailable(closed));
-        }
-        closed.next_try_us = now + PAUSE_US;
-        let closed = closed.clone();
         match self.open_again(&closed) {
             Ok(()) => {
                 self.closed = None;
@@ -136,7 +126,7 @@ fn cut_log(log: &Path, end: u64) -> std::io::Result<()> {
         Err(error) => return Err(error),
     };
     let header = [0; FRAME_HEADER as usize];
-    if file.metadata()?.len() < end + FRAME_HEADER {
+    if file.metadata()?.len() < end + FRAME_HEADER || sabotage::is_on(Sabotage::TrustFailedSync) {
         return Ok(());
     }
     file.write_all_at(&header, end)?;

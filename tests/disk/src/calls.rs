@@ -14,7 +14,41 @@ enum Open {
     Folder,
 }
 
+/// What a call that fails says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Writes find no room (`ENOSPC`); half of what a write brings may be taken.
+    Full,
+    /// Writes and syncs are refused by the device (`EIO`).
+    Failing,
+    /// Everything that changes something is refused (`EROFS`).
+    ReadOnly,
+    /// Reads are refused by the device (`EIO`).
+    Unreadable,
+}
+
+/// What a call does to the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Write,
+    Sync,
+    Name,
+    Read,
+}
+
+/// Which calls fail from now on.
+struct Plan {
+    fault: Fault,
+    /// Calls of its kind that still work.
+    after: u64,
+    /// Calls that fail then.
+    times: u64,
+}
+
 struct Disk {
+    plan: Option<Plan>,
+    failures: u64,
+    refusals: Vec<String>,
     folder: PathBuf,
     medium: Medium,
     open: HashMap<c_int, Open>,
@@ -45,6 +79,9 @@ pub fn attach(
     detach();
     image.write_to(folder)?;
     *disk() = Some(Disk {
+        plan: None,
+        failures: 0,
+        refusals: Vec::new(),
         folder: folder.to_owned(),
         medium: Medium::of(image),
         open: HashMap::new(),
@@ -75,6 +112,33 @@ pub fn operations() -> u64 {
     disk().as_ref().map_or(0, |disk| disk.operations)
 }
 
+/// Lets calls fail: `times` of those that `fault` concerns, after `after` of them have worked.
+pub fn fail(fault: Fault, after: u64, times: u64) {
+    if let Some(disk) = disk().as_mut() {
+        disk.plan = Some(Plan { fault, after, times });
+    }
+}
+
+/// From now on nothing fails any more.
+pub fn heal() {
+    if let Some(disk) = disk().as_mut() {
+        disk.plan = None;
+    }
+}
+
+/// The last calls that were made to fail, for a finding.
+pub fn refusals() -> Vec<String> {
+    disk()
+        .as_ref()
+        .map(|disk| disk.refusals.clone())
+        .unwrap_or_default()
+}
+
+/// Calls that were made to fail.
+pub fn failures() -> u64 {
+    disk().as_ref().map_or(0, |disk| disk.failures)
+}
+
 /// Ends the recording; returns what a cut left, the planned one or one now.
 pub fn detach() -> Option<Image> {
     ATTACHED.store(false, Ordering::SeqCst);
@@ -86,6 +150,37 @@ pub fn detach() -> Option<Image> {
 }
 
 impl Disk {
+    /// The error number with which a call that `does` this fails now.
+    fn refuses(&mut self, does: Does) -> Option<c_int> {
+        let plan = self.plan.as_mut()?;
+        let concerned = match plan.fault {
+            Fault::Full => does == Does::Write || does == Does::Name,
+            Fault::Failing => does == Does::Write || does == Does::Sync,
+            Fault::ReadOnly => does != Does::Read,
+            Fault::Unreadable => does == Does::Read,
+        };
+        if !concerned || self.left.is_some() {
+            return None;
+        }
+        if plan.after > 0 {
+            plan.after -= 1;
+            return None;
+        }
+        let number = match plan.fault {
+            Fault::Full => libc::ENOSPC,
+            Fault::Failing | Fault::Unreadable => libc::EIO,
+            Fault::ReadOnly => libc::EROFS,
+        };
+        plan.times = plan.times.saturating_sub(1);
+        if plan.times == 0 {
+            self.plan = None;
+        }
+        self.failures += 1;
+        self.refusals
+            .push(format!("{does:?} {number} before operation {}", self.operations));
+        Some(number)
+    }
+
     /// Does `change` unless the power is cut, and cuts it when it is time: what is under way then may arrive or not.
     fn step(&mut self, synced: bool, change: impl FnOnce(&mut Medium)) -> bool {
         if self.left.is_some() {
@@ -133,9 +228,31 @@ unsafe fn below(disk: &Disk, path: *const c_char) -> Option<PathBuf> {
 }
 
 fn no_power() -> c_int {
+    failed(libc::EIO)
+}
+
+fn failed(number: c_int) -> c_int {
     // SAFETY: errno of this thread.
-    unsafe { *libc::__errno_location() = libc::EIO };
+    unsafe { *libc::__errno_location() = number };
     -1
+}
+
+/// The error number with which a call on an open file fails now.
+fn refused(descriptor: c_int, does: Does) -> Option<c_int> {
+    with(|disk| match disk.open.get(&descriptor)? {
+        Open::File(..) => disk.refuses(does),
+        Open::Folder => None,
+    })
+}
+
+/// How much of a write of `length` bytes is taken before it fails; all of it when it does not.
+fn taken(descriptor: c_int, length: size_t) -> Result<size_t, c_int> {
+    match refused(descriptor, Does::Write) {
+        None => Ok(length),
+        // The last bytes of the room.
+        Some(libc::ENOSPC) if length > 1 => Ok(length / 2),
+        Some(number) => Err(number),
+    }
 }
 
 fn changes_file(descriptor: c_int, change: impl FnOnce(&mut Medium, usize)) -> Option<bool> {
@@ -156,13 +273,18 @@ unsafe fn open_any(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
         && !inside.as_os_str().is_empty()
         && flags & libc::O_CREAT != 0
         && is_new(inside)
-        && with(|disk| {
+    {
+        if let Some(number) = with(|disk| disk.refuses(Does::Name)) {
+            return failed(number);
+        }
+        if with(|disk| {
             Some(disk.step(false, |medium| {
                 medium.create(inside);
             }))
         }) == Some(false)
-    {
-        return no_power();
+        {
+            return no_power();
+        }
     }
     // SAFETY: what the caller of `open` gave.
     let descriptor = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, flags, mode) } as c_int;
@@ -219,6 +341,10 @@ macro_rules! writes_at {
         pub unsafe extern "C" fn $name(
             descriptor: c_int, data: *const c_void, length: size_t, offset: off_t,
         ) -> ssize_t {
+            let length = match taken(descriptor, length) {
+                Ok(length) => length,
+                Err(number) => return failed(number) as ssize_t,
+            };
             // SAFETY: the caller's buffer has this length.
             let bytes = || unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) };
             if changes_file(descriptor, |m, file| m.write(file, offset as usize, bytes())) == Some(false) {
@@ -237,6 +363,10 @@ writes_at!(pwrite pwrite64);
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn write(descriptor: c_int, data: *const c_void, length: size_t) -> ssize_t {
+    let length = match taken(descriptor, length) {
+        Ok(length) => length,
+        Err(number) => return failed(number) as ssize_t,
+    };
     let appends = with(|disk| match disk.open.get(&descriptor) {
         Some(Open::File(_, appends)) => Some(*appends),
         _ => None,
@@ -264,6 +394,9 @@ macro_rules! truncates {
         /// As the C library's.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(descriptor: c_int, length: off_t) -> c_int {
+            if let Some(number) = refused(descriptor, Does::Write) {
+                return failed(number);
+            }
             if changes_file(descriptor, |m, file| m.truncate(file, length as usize)) == Some(false) {
                 return no_power();
             }
@@ -282,6 +415,20 @@ macro_rules! syncs {
         /// As the C library's.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(descriptor: c_int) -> c_int {
+            let number = with(|disk| {
+                let file = match disk.open.get(&descriptor)? {
+                    Open::File(file, _) => Some(*file),
+                    Open::Folder => None,
+                };
+                let number = disk.refuses(Does::Sync)?;
+                if let Some(file) = file {
+                    disk.medium.sync_refused(file, &mut disk.chance);
+                }
+                Some(number)
+            });
+            if let Some(number) = number {
+                return failed(number);
+            }
             let done = with(|disk| match *disk.open.get(&descriptor)? {
                 Open::File(file, _) => Some(disk.step(true, |medium| medium.sync(file))),
                 Open::Folder => Some(disk.step(true, Medium::sync_names)),
@@ -303,6 +450,11 @@ syncs!(fsync SYS_fsync fdatasync SYS_fdatasync);
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    // SAFETY: the caller's promise.
+    let inside = with(|disk| unsafe { below(disk, from) }).is_some();
+    if let Some(number) = with(|disk| if inside { disk.refuses(Does::Name) } else { None }) {
+        return failed(number);
+    }
     let done = with(|disk| {
         // SAFETY: the caller's promise.
         let (from, to) = unsafe { (below(disk, from)?, below(disk, to)?) };
@@ -321,6 +473,11 @@ pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int
 /// As the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    // SAFETY: the caller's promise.
+    let inside = with(|disk| unsafe { below(disk, path) }).is_some();
+    if let Some(number) = with(|disk| if inside { disk.refuses(Does::Name) } else { None }) {
+        return failed(number);
+    }
     let done = with(|disk| {
         // SAFETY: the caller's promise.
         let inside = unsafe { below(disk, path)? };
@@ -332,3 +489,36 @@ pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     // SAFETY: the caller's promise.
     unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) as c_int }
 }
+
+/// `read`.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn read(descriptor: c_int, data: *mut c_void, length: size_t) -> ssize_t {
+    if let Some(number) = refused(descriptor, Does::Read) {
+        return failed(number) as ssize_t;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_read, descriptor, data, length) as ssize_t }
+}
+
+macro_rules! reads_at {
+    ($($name:ident)*) => {$(
+        /// `pread`.
+        ///
+        /// # Safety
+        /// As the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            descriptor: c_int, data: *mut c_void, length: size_t, offset: off_t,
+        ) -> ssize_t {
+            if let Some(number) = refused(descriptor, Does::Read) {
+                return failed(number) as ssize_t;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { libc::syscall(libc::SYS_pread64, descriptor, data, length, offset) as ssize_t }
+        }
+    )*};
+}
+reads_at!(pread pread64);

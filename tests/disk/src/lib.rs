@@ -2,10 +2,12 @@
 //! a random part (torn at sectors of 512 bytes). It stands between the program and the C library, so that SQLite's own file
 //! layer and `std::fs` are seen alike: writes, truncations, syncs, file creation, renames, removals and folder syncs.
 //!
+//! Any call can also be made to fail ([`fail`]): a full disk, a device that refuses, a write that is cut short.
+//!
 //! One folder of one process at a time. Nothing is really synced, which makes it quick.
 
 mod calls;
 mod model;
 
-pub use calls::{attach, cut_after, cut_has_come, detach, operations};
+pub use calls::{Fault, attach, cut_after, cut_has_come, detach, fail, failures, heal, operations, refusals};
 pub use model::{Chance, Image};

@@ -1,4 +1,8 @@
-//! Power cuts against the store and its outbox: `power-cuts --cuts N --seed S [--sabotage NAME]`.
+//! Power cuts against the store and its outbox: `power-cuts --cuts N --seed S [--troubles] [--sabotage NAME]`.
+//!
+//! With `--troubles` calls of the disk fail between the cuts too, at any place and for any number of calls: no room, a write
+//! cut short, a device that refuses writes, syncs or reads, a medium that is read-only. The life goes on through it as the
+//! agent does, and everything below is judged the same.
 //!
 //! The real store lives on a disk that forgets what was not synced ([`bedside_disk`]); the loops around it are played in
 //! one thread in the order of chance: a sender that sends again what was not acknowledged, normalizing, two destinations
@@ -28,10 +32,10 @@ use bedside_agent::message::{
 };
 use bedside_agent::sabotage::{self, Sabotage};
 use bedside_agent::store::outbox::{Outbox, Settled};
-use bedside_agent::store::{DeadLetter, NewRevision, Recovered, Row, Store, StoreError};
+use bedside_agent::store::{DeadLetter, NewRevision, Recovered, Row, Store, StoreError, Trouble};
 use bedside_agent::telemetry::errors::ErrorRecord;
 use bedside_agent::{clock, random};
-use bedside_disk::{Chance, Image};
+use bedside_disk::{Chance, Fault, Image};
 use iomt_mapping::Measurement;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -64,6 +68,13 @@ struct World {
     forgotten: BTreeSet<u64>,
     /// Messages or readings that came twice.
     twice: BTreeSet<u64>,
+    /// Calls of the disk fail between the cuts, and how many did.
+    troubles: bool,
+    failures: u64,
+    refusals: Vec<String>,
+    /// Failed operations after which the life went on, and how often the files were opened again.
+    survived: u64,
+    reopened: u64,
 }
 
 /// What a message is, by its number: most give a reading.
@@ -133,6 +144,9 @@ struct Life<'a> {
 impl<'a> Life<'a> {
     fn begin(folder: &Path, world: &'a mut World, chance: &'a mut Chance) -> anyhow::Result<Life<'a>> {
         let (store, found) = Store::open(folder)?;
+        if found.set_aside.is_some() {
+            bail!("a store that nothing harmed was set aside: {:?}", store.ledger());
+        }
         world.uncommitted.clear();
         let mut life = Life {
             again: Vec::new(),
@@ -201,6 +215,10 @@ impl<'a> Life<'a> {
             .append(&messages, revisions.as_slice(), changes.as_ref(), now_us, wall);
         if with_progress {
             self.after_commit(result.is_ok());
+        }
+        if result.is_err() {
+            // The intake holds them and tries again.
+            self.again.extend(batch.iter().map(|(serial, _)| *serial));
         }
         let first = result?;
         assert_eq!(first, self.next_position, "positions follow each other");
@@ -285,20 +303,22 @@ impl<'a> Life<'a> {
         let due = self.outbox.due(destination, now_us);
         let ids: HashSet<u64> = due.iter().map(|pending| pending.row.id).collect();
         let named = self.outbox.named_readings(destination, &ids);
-        self.outbox.begin_pass(destination, ids);
         let (mut covered, mut settled) = (HashMap::new(), Vec::new());
-        for Row {
-            id,
-            first,
-            last,
-            series,
-            refs,
-            ..
-        } in due.into_iter().map(|pending| pending.row)
-        {
-            let batch = self
-                .store
-                .read_from(first, 1 + self.chance.below(3000) as usize)?;
+        let mut read = Vec::new();
+        for row in due.into_iter().map(|pending| pending.row) {
+            let limit = 1 + self.chance.below(3000) as usize;
+            let batch = self.store.read_from(row.first, limit)?;
+            read.push((row, batch));
+        }
+        self.outbox.begin_pass(destination, ids);
+        for (row, batch) in read {
+            let Row {
+                id,
+                last,
+                series,
+                refs,
+                ..
+            } = row;
             let end = batch.messages.last().map_or(last, |m| m.position).min(last);
             covered.insert(id, end);
             let of_device = self
@@ -401,6 +421,35 @@ impl<'a> Life<'a> {
         if !drop.is_empty() {
             self.store.reclaim(&drop, None, None, 0)?;
         }
+        Ok(())
+    }
+
+    /// Goes on after a failed operation as the agent does: with the files as they are, or closed and opened again.
+    ///
+    /// # Errors
+    /// The failure, when only a new start can help.
+    fn go_on_after(&mut self, failure: anyhow::Error, folder: &Path) -> anyhow::Result<()> {
+        let trouble = match failure.downcast_ref::<StoreError>() {
+            // SQLite tells a read that was refused as damage too; the agent tries again.
+            Some(error @ StoreError::Sqlite(_)) => Trouble::of(error, folder),
+            Some(error) if Trouble::of(error, folder).is_some() => Trouble::of(error, folder),
+            _ => return Err(failure),
+        };
+        if let Some(trouble) = trouble.filter(|trouble| trouble.needs_reopening()) {
+            self.store.close_files(trouble)?;
+            for _ in 0..100 {
+                match self.store.ensure_open() {
+                    Ok(()) => {
+                        self.world.reopened += 1;
+                        break;
+                    }
+                    Err(StoreError::Unavailable { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.store.ensure_open()?;
+        }
+        self.world.survived += 1;
         Ok(())
     }
 
@@ -531,6 +580,8 @@ fn chain(seed: u64, cuts: u64, scratch: &Path, world: &mut World) -> anyhow::Res
         bedside_disk::cut_after(1 + number % 300);
         let ended = run(folder.path(), world, &mut chance);
         let cut = bedside_disk::cut_has_come();
+        world.failures += bedside_disk::failures();
+        world.refusals = bedside_disk::refusals();
         image = bedside_disk::detach().context("no disk")?;
         if !cut {
             ended?;
@@ -561,34 +612,73 @@ fn chain(seed: u64, cuts: u64, scratch: &Path, world: &mut World) -> anyhow::Res
 /// Lives until the cut; some end in order, and the next one starts on the same disk.
 fn run(folder: &Path, world: &mut World, chance: &mut Chance) -> anyhow::Result<()> {
     while !bedside_disk::cut_has_come() {
-        let mut life = Life::begin(folder, world, chance)?;
+        if world.troubles && chance.below(4) == 0 {
+            trouble(chance);
+        }
+        let troubles = world.troubles;
+        let mut life = match Life::begin(folder, world, chance) {
+            Err(failure) if troubles && !bedside_disk::cut_has_come() => {
+                let known = failure.downcast_ref::<StoreError>();
+                ensure!(
+                    known.is_some_and(|error| Trouble::of(error, folder).is_some()),
+                    "a start in trouble fails for another reason: {failure:#}"
+                );
+                continue;
+            }
+            other => other?,
+        };
         for _ in 0..life.chance.below(60) {
             if bedside_disk::cut_has_come() {
                 break;
             }
-            life.step()?;
+            if life.world.troubles && life.chance.below(6) == 0 {
+                trouble(life.chance);
+            }
+            if let Err(failure) = life.step() {
+                if bedside_disk::cut_has_come() || !life.world.troubles {
+                    return Err(failure);
+                }
+                life.go_on_after(failure, folder)?;
+            }
         }
+        bedside_disk::heal();
     }
     Ok(())
 }
 
-fn arguments() -> anyhow::Result<(u64, u64, Option<String>)> {
-    let (mut cuts, mut seed, mut fault) = (2000, 1, None);
+/// Some of the next calls of the disk fail.
+fn trouble(chance: &mut Chance) {
+    let (after, times) = (chance.below(25), 1 + chance.below(4));
+    match chance.below(5) {
+        0 | 1 => bedside_disk::fail(Fault::Full, after, times),
+        2 | 3 => bedside_disk::fail(Fault::Failing, after, times),
+        _ if times > 2 => bedside_disk::fail(Fault::ReadOnly, after, times),
+        // More of them at one place would be damage, which the store counts lost.
+        _ => bedside_disk::fail(Fault::Unreadable, after, 1),
+    }
+}
+
+fn arguments() -> anyhow::Result<(u64, u64, Option<String>, bool)> {
+    let (mut cuts, mut seed, mut fault, mut troubles) = (2000, 1, None, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--troubles" {
+            troubles = true;
+            continue;
+        }
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
             "--cuts" => cuts = value.parse()?,
             "--seed" => seed = value.parse()?,
             "--sabotage" => fault = Some(value),
-            _ => bail!("usage: power-cuts [--cuts N] [--seed S] [--sabotage NAME]"),
+            _ => bail!("usage: power-cuts [--cuts N] [--seed S] [--troubles] [--sabotage NAME]"),
         }
     }
-    Ok((cuts, seed, fault))
+    Ok((cuts, seed, fault, troubles))
 }
 
 fn main() -> anyhow::Result<()> {
-    let (cuts, seed, fault) = arguments()?;
+    let (cuts, seed, fault, troubles) = arguments()?;
     if let Some(name) = &fault {
         sabotage::turn_on(name)?;
     }
@@ -599,16 +689,26 @@ fn main() -> anyhow::Result<()> {
         std::env::temp_dir()
     };
     let (mut done, mut acknowledged) = (0, 0);
+    let (mut failures, mut survived, mut reopened) = (0, 0, 0);
     let begin = std::time::Instant::now();
     while done < cuts {
         let number = CHAIN.min(cuts - done);
-        let mut world = World::default();
+        let mut world = World {
+            troubles,
+            ..World::default()
+        };
         // Chains of one seed differ, and so do those of neighbouring seeds.
         let of_chain = seed.wrapping_mul(1_000_003).wrapping_add(done);
         let result = chain(of_chain, number, &scratch, &mut world);
         acknowledged += world.acknowledged.len();
+        failures += world.failures;
+        survived += world.survived;
+        reopened += world.reopened;
         if let Err(finding) = result {
             eprintln!("finding after {done} cuts, seed {seed}, chain {of_chain}: {finding:#}");
+            if troubles {
+                eprintln!("calls that failed before it: {:?}", world.refusals);
+            }
             let line = serde_json::json!({"cuts": done, "acknowledged": acknowledged, "finding": true,
                 "what": format!("{finding:#}"), "duplicated": world.twice.len(), "seed": seed, "sabotage": fault});
             println!("{line}");
@@ -621,7 +721,17 @@ fn main() -> anyhow::Result<()> {
         "nothing was acknowledged: the proof proves nothing"
     );
     eprintln!("{done} cuts in {} ms", begin.elapsed().as_millis());
-    let line = serde_json::json!({"cuts": done, "acknowledged": acknowledged, "lost": 0, "duplicated": 0});
+    let mut line =
+        serde_json::json!({"cuts": done, "acknowledged": acknowledged, "lost": 0, "duplicated": 0});
+    if troubles {
+        ensure!(
+            failures > 0 && survived > 0 && reopened > 0,
+            "nothing failed: the proof proves nothing"
+        );
+        line["failed_calls"] = failures.into();
+        line["survived"] = survived.into();
+        line["reopened"] = reopened.into();
+    }
     println!("{line}");
     Ok(())
 }
