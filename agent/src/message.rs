@@ -106,6 +106,9 @@ pub struct Message {
     pub device_id: Option<Arc<str>>,
     /// It may have been stored before: redelivered, and not provably the same.
     pub possible_repeat: bool,
+    /// Identity of a record that its device keeps and shows again: the commit of the message remembers it, so that a record
+    /// leaves once, also when the program is started anew. None for readings that come once.
+    pub record: Option<u64>,
     /// How to acknowledge it; none for serial lines.
     pub ack: Option<AckToken>,
 }

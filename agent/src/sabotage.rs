@@ -18,6 +18,12 @@ pub enum Sabotage {
     TrustFailedSync,
     /// Pauses before another try are the same on every gateway.
     NoJitter,
+    /// Which records of devices were committed is not remembered.
+    ForgetRecords,
+    /// The driver of a serial line is made anew with each opening of the port, and forgets what it has handed over.
+    ForgetfulDriver,
+    /// What was read from a serial line when it was unplugged is not looked at.
+    LoseLastRead,
     /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
     AbortOnMarker,
     /// Whose a device is is looked up once and believed for two hours, as the MedTech service does.
@@ -34,6 +40,9 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("cursor-before-rows", Sabotage::CursorBeforeRows),
     ("trust-failed-sync", Sabotage::TrustFailedSync),
     ("no-jitter", Sabotage::NoJitter),
+    ("forget-records", Sabotage::ForgetRecords),
+    ("forgetful-driver", Sabotage::ForgetfulDriver),
+    ("lose-last-read", Sabotage::LoseLastRead),
     ("abort-on-marker", Sabotage::AbortOnMarker),
     ("cache-two-hours", Sabotage::CacheTwoHours),
 ];

@@ -55,6 +55,7 @@ fn messages(positions: std::ops::Range<u64>, length: usize) -> Vec<RawMessage> {
                     properties: Vec::new(),
                     device_id: Some("band-1".into()),
                     possible_repeat: false,
+                    record: None,
                     ack: None,
                 },
             }),

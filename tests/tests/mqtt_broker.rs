@@ -153,6 +153,8 @@ impl Rig {
             sender,
             resume,
             memory: Default::default(),
+            records: Vec::new(),
+            ending: std::sync::Arc::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };

@@ -27,7 +27,7 @@ use crate::forward::pass::LinkState;
 use crate::forward::{DestinationHandle, Destinations};
 use crate::ingest::payload::Memory;
 use crate::ingest::payload::memory::Learnt;
-use crate::ingest::{SourceContext, SourceEvent, SourceStatus, StoredPacket};
+use crate::ingest::{Ending, SourceContext, SourceEvent, SourceStatus, StoredPacket};
 use crate::intake::{self, CommitPolicy};
 use crate::message::{Message, SourceId};
 use crate::packs::{PackFolder, PackProblem, PackSet};
@@ -109,6 +109,10 @@ pub async fn run(
     };
     let (store, recovered, last_good) = (opened.store, opened.recovered, opened.last_good);
     let (source_ids, destination_ids) = (opened.sources, opened.destinations);
+    let mut records = HashMap::new();
+    for id in &source_ids {
+        records.insert(*id, store.sent_records(*id)?);
+    }
     if let Some(aside) = &recovered.set_aside {
         tracing::error!(
             "the store was damaged and is set aside as {}; a new one was begun",
@@ -150,7 +154,7 @@ pub async fn run(
         pipeline,
         config,
     });
-    Running::start(agent, surroundings, recovered, last_good)
+    Running::start(agent, surroundings, recovered, records, last_good)
         .await?
         .until(stop, stopping, ready)
         .await
@@ -294,6 +298,7 @@ fn destination_entry(id: u32, config: &crate::config::DestinationConfig) -> Dest
 struct Running {
     agent: Rc<Agent>,
     sources: Vec<JoinHandle<()>>,
+    ending: Arc<Ending>,
     intake: JoinHandle<Result<(), StoreError>>,
     normalizing: JoinHandle<Result<(), StoreError>>,
     forwarding: Vec<JoinHandle<Result<(), StoreError>>>,
@@ -308,6 +313,7 @@ impl Running {
         agent: Rc<Agent>,
         surroundings: &dyn Surroundings,
         recovered: Recovered,
+        mut records: HashMap<SourceId, Vec<u64>>,
         last_good: Option<Vec<u8>>,
     ) -> anyhow::Result<Running> {
         let pipeline = &agent.pipeline;
@@ -318,6 +324,7 @@ impl Running {
             upkeep::start_packs(&agent, surroundings, Rc::clone(&destinations), last_good).await?;
         let (sender, receiver) = mpsc::channel::<Message>(CHANNEL);
         let (events, source_events) = mpsc::unbounded_channel();
+        let ending = Arc::new(Ending::default());
         let mut handles = Vec::new();
         let mut sources = Vec::new();
         for entry in &agent.sources {
@@ -339,6 +346,8 @@ impl Running {
                     learnt: pipeline.learnt.clone(),
                     ..entry.memory.clone()
                 },
+                records: records.remove(&entry.id).unwrap_or_default(),
+                ending: Arc::clone(&ending),
                 status: Arc::clone(&entry.status),
                 events: events.clone(),
             };
@@ -378,6 +387,7 @@ impl Running {
         Ok(Running {
             agent,
             sources,
+            ending,
             intake,
             normalizing,
             forwarding,
@@ -420,6 +430,8 @@ impl Running {
 
     async fn stop(self, stopping: Stopping) -> anyhow::Result<Summary> {
         let agent = self.agent;
+        // What the sources hold that is no message yet comes before the last batch.
+        let _ = with_timeout(SOURCE_STOP_LIMIT, self.ending.end()).await;
         // The intake goes first: its last commit is acknowledged while the sources still have their connections. They end
         // by themselves when the channel is closed.
         self.stop_intake.send_replace(true);

@@ -127,6 +127,7 @@ fn message(kind: &str, n: u64, length: usize) -> (Message, RevisionId) {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     };
     (message, RevisionId(1))

@@ -240,6 +240,7 @@ fn message(text: &str) -> Message {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }

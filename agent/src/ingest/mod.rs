@@ -2,6 +2,7 @@
 //! the intake loop empties; when the store is slow, the source slows down and drops nothing.
 
 mod backoff;
+mod ending;
 pub mod mqtt;
 mod outlet;
 pub mod payload;
@@ -16,6 +17,7 @@ use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType, Operation,
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use ending::Ending;
 pub use mqtt::StoredPacket;
 pub use status::SourceStatus;
 
@@ -65,6 +67,10 @@ pub struct SourceContext {
     pub resume: Vec<StoredPacket>,
     /// What its payload format remembers over restarts.
     pub memory: payload::Memory,
+    /// Records of its devices that were committed in an earlier life, oldest first.
+    pub records: Vec<u64>,
+    /// How the source is told that the agent stops.
+    pub ending: Arc<Ending>,
     /// What the source shows of itself.
     pub status: Arc<SourceStatus>,
     /// What the agent has to write down.

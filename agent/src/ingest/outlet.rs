@@ -50,6 +50,11 @@ impl Outlet {
         self.bytes
     }
 
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Whether the intake is gone.
     pub(super) fn is_closed(&self) -> bool {
         self.closed || self.sender.is_closed()
@@ -141,6 +146,7 @@ mod tests {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         }
     }

@@ -63,6 +63,8 @@ mod tests {
             sender: mpsc::channel(1).0,
             resume: Vec::new(),
             memory: Default::default(),
+            records: Vec::new(),
+            ending: std::sync::Arc::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };

@@ -406,6 +406,7 @@ fn decode_record(
         properties,
         device_id,
         possible_repeat,
+        record: None,
         ack,
     };
     Some(StoredMessage {
@@ -441,6 +442,7 @@ mod tests {
             properties: vec![("k".to_owned(), n.to_string())],
             device_id: (n > 2).then(|| Arc::from("device-7")),
             possible_repeat: n == 3,
+            record: None,
             ack: (n != 5).then_some(AckToken {
                 epoch: 0,
                 packet_id: 65_535,

@@ -70,6 +70,7 @@ mod open;
 pub mod outbox;
 pub mod progress;
 mod read;
+mod records;
 mod recover;
 mod reopen;
 mod rewrite;
@@ -283,6 +284,9 @@ impl Store {
                     segment.id
                 ))?
                 .execute(params![first as i64, batch.len() as i64, blob])?;
+        }
+        if !sabotage::is_on(Sabotage::ForgetRecords) {
+            records::remember(&transaction, first, batch)?;
         }
         if let Some(changes) = changes {
             changes.write(&transaction, &mut self.codec, wall)?;

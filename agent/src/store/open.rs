@@ -291,6 +291,7 @@ mod tests {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: Some(AckToken {
                 epoch: 1,
                 packet_id: n as u16,

@@ -70,6 +70,11 @@ const MIGRATIONS: &[&str] = &[
     CREATE TABLE source_memory (source INTEGER NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL,
         PRIMARY KEY (source, key)) WITHOUT ROWID;
     ",
+    "
+    -- Records that devices keep and show again, by the message that they became.
+    CREATE TABLE sent_record (source INTEGER NOT NULL, position INTEGER NOT NULL, record INTEGER NOT NULL,
+        PRIMARY KEY (source, position)) WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the schema to the newest version.

@@ -131,6 +131,7 @@ fn message(number: u64, context: &SourceContext) -> Message {
         properties: Vec::new(),
         device_id: Some(format!("band-{device}").into()),
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }

@@ -323,6 +323,7 @@ fn message(number: u64, context: &SourceContext) -> Message {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: Some(AckToken {
             epoch: 1,
             packet_id: u16::try_from(number % 65_535 + 1).unwrap_or(1),

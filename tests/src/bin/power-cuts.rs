@@ -119,6 +119,7 @@ fn message(serial: u64, again: bool, now_us: u64) -> (Message, RevisionId) {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: again,
+        record: None,
         ack: Some(AckToken {
             epoch: 0,
             packet_id: (serial % 65_535 + 1) as u16,

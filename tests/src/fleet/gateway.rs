@@ -119,6 +119,7 @@ fn message(number: u64, context: &SourceContext) -> Message {
         properties: Vec::new(),
         device_id: Some("band".into()),
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }

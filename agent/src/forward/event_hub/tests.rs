@@ -134,6 +134,7 @@ fn message(position: u64, payload: &[u8], device: &str) -> RawMessage {
                 properties: vec![("unit".to_owned(), "/min".to_owned())],
                 device_id: Some(device.into()),
                 possible_repeat: false,
+                record: None,
                 ack: None,
             },
         }),

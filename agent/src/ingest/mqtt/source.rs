@@ -380,6 +380,7 @@ impl Source {
             properties: user_properties,
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         };
         let weight = message.weight();

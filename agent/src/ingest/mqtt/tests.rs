@@ -47,6 +47,8 @@ impl Rig {
             sender,
             resume: Vec::new(),
             memory: Default::default(),
+            records: Vec::new(),
+            ending: std::sync::Arc::default(),
             status: Arc::clone(&status),
             events: events_sender,
         };

@@ -4,7 +4,10 @@
 //! 1. A port that is missing, refused, pulled out or plugged in again never ends the source: it is opened again for ever.
 //! 2. The old stream is gone before the port is opened again, so that the kernel can give the device its number back.
 //! 3. An answer that lets a device forget a reading leaves after the commit of that reading.
-//! 4. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
+//! 4. A record that a device keeps and shows again is handed over once, over restarts of source and program too: the driver
+//!    outlives its port, and the store remembers records with the commit of their messages.
+//! 5. At a stop, what a driver holds (a waveform's unfull block) is handed over before the last commit.
+//! 6. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
 //!    keeps only 4 KiB. What waits for the intake is bounded; beyond that reading pauses, which is counted.
 
 mod commits;
@@ -13,6 +16,7 @@ pub mod framing;
 mod line;
 mod open;
 pub mod port_name;
+mod ports;
 pub mod sniff;
 mod source;
 #[cfg(test)]
@@ -20,9 +24,11 @@ mod tests;
 
 use self::drivers::{Driver, PortSettings, Speaks};
 pub(crate) use self::open::{apply as apply_settings, open as open_port};
+pub use self::ports::{Line, Ports, RealPorts, Waiting};
 use crate::config::SerialConfig;
 use crate::ingest::{Acknowledger, SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -36,6 +42,18 @@ type MakeDriver = Rc<dyn Fn() -> Box<dyn Driver + Send>>;
 pub fn start(
     config: &SerialConfig,
     context: SourceContext,
+) -> Result<(SourceHandle, SourceLoop), ErrorRecord> {
+    start_on(config, context, Rc::new(RealPorts))
+}
+
+/// The same on other ports, for simulation.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_on(
+    config: &SerialConfig,
+    context: SourceContext,
+    ports: Rc<dyn Ports>,
 ) -> Result<(SourceHandle, SourceLoop), ErrorRecord> {
     let (make, settings, speaks): (MakeDriver, PortSettings, Speaks) = match &config.driver {
         Some(name) => {
@@ -68,10 +86,13 @@ pub fn start(
     let settings = config.settings.unwrap_or(settings);
     let device_id: Option<Arc<str>> = config.device_id.as_deref().map(Arc::from);
     let port = config.port.clone();
+    let sent = Rc::new(RefCell::new(context.records.clone()));
     let source = supervise::run(context, move |context| {
         let device = source::Device {
             port: port.clone(),
-            driver: make(),
+            ports: Rc::clone(&ports),
+            make: Rc::clone(&make),
+            sent: Rc::clone(&sent),
             settings,
             speaks,
             device_id: device_id.clone(),

@@ -3,8 +3,9 @@
 use super::commits::Commits;
 use super::drivers::{Driver, Now, Output, PortSettings, Speaks};
 use super::line::{Line, Verdict};
-use super::open;
 use super::port_name::PortName;
+use super::ports::{self, Ports};
+use super::{MakeDriver, open};
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::ingest::backoff::Backoff;
@@ -12,14 +13,16 @@ use crate::ingest::outlet::Outlet;
 use crate::ingest::stamp::Stamper;
 use crate::ingest::{SourceContext, SourceStatus, setup_error};
 use crate::message::{Message, Payload, PayloadKind};
+use crate::sabotage::{self, Sabotage};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer, with_timeout};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_serial::SerialStream;
 
 /// Bytes of messages that wait for the intake before reading pauses: minutes of the fastest line.
 const QUEUE_BYTES: usize = 1 << 20;
@@ -32,6 +35,9 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers that wait for a commit or for their turn at most; a device that has more to say repeats what was not answered.
 const WAITING_ANSWERS: usize = 64;
+
+/// Records that are known of a source at most; drivers remember fewer.
+const RECORDS: usize = 20_000;
 
 /// A port that was open this long worked; one that fails sooner is opened ever more rarely.
 const STABLE: Duration = Duration::from_secs(5);
@@ -46,8 +52,12 @@ enum End {
 pub(super) struct Device {
     /// Where it is.
     pub(super) port: PortName,
-    /// What understands it. It outlives the port, so that it knows what it has handed over already.
-    pub(super) driver: Box<dyn Driver + Send>,
+    /// What opens it.
+    pub(super) ports: Rc<dyn Ports>,
+    /// Makes what understands it.
+    pub(super) make: MakeDriver,
+    /// Identities of the records that were handed over, oldest first.
+    pub(super) sent: Rc<RefCell<Vec<u64>>>,
     /// Settings of the port.
     pub(super) settings: PortSettings,
     /// When it is heard.
@@ -59,6 +69,8 @@ pub(super) struct Device {
 /// A serial source.
 pub(super) struct Source {
     device: Device,
+    /// What understands the device. It outlives the port, so that it knows what it has handed over already.
+    driver: Box<dyn Driver + Send>,
     commits: Arc<Commits>,
     context: SourceContext,
     stamper: Stamper,
@@ -70,7 +82,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(device: Device, commits: Arc<Commits>, context: SourceContext) -> Source {
+        let driver = new_driver(&device);
         Source {
+            driver,
             stamper: Stamper::new(context.boot, context.trust),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
             device,
@@ -86,15 +100,25 @@ impl Source {
         &self.context.status
     }
 
-    /// Runs until the intake is gone.
+    /// Runs until the agent stops; then hands over what driver and waiting room hold.
     pub(super) async fn run(mut self) {
+        let ending = Arc::clone(&self.context.ending);
+        let _busy = ending.busy();
+        tokio::select! {
+            () = self.work() => return,
+            () = ending.wanted() => {}
+        }
+        self.close();
+        while !self.outlet.is_empty() && !self.outlet.is_closed() {
+            self.outlet.moved().await;
+        }
+    }
+
+    /// Opens and reads the port again and again, until the intake is gone. Whatever it is waiting for, it can be dropped: what
+    /// was read is with the driver or in the waiting room.
+    async fn work(&mut self) {
         while !self.outlet.is_closed() {
-            let opened = self
-                .device
-                .port
-                .locate()
-                .map_err(|why| open::not_there(&self.device.port, &why));
-            let opened = opened.and_then(|path| Ok((open::open(&path, self.device.settings)?, path)));
+            let opened = self.device.ports.open(&self.device.port, self.device.settings);
             match opened {
                 Ok((port, path)) => {
                     if self.opened > 0 {
@@ -112,6 +136,9 @@ impl Source {
                     let began = Instant::now();
                     let end = self.read(port, &path).await;
                     self.close();
+                    if sabotage::is_on(Sabotage::ForgetfulDriver) {
+                        self.driver = (self.device.make)();
+                    }
                     match end {
                         End::Gone(why) => self.report(open::lost(&path, &why), false),
                         End::Stopped => return,
@@ -125,17 +152,18 @@ impl Source {
                 Err(record) => self.report(record, false),
             }
             let watched = self.device.port.watched().to_owned();
-            self.outlet.during(open::wait_for_change(&watched)).await;
+            let ports = Rc::clone(&self.device.ports);
+            self.outlet.during(ports.changed(&watched)).await;
         }
     }
 
     /// Reads an open port until its end.
-    async fn read(&mut self, mut port: SerialStream, path: &Path) -> End {
+    async fn read(&mut self, mut port: Box<dyn ports::Line>, path: &Path) -> End {
         let mut out = Output::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut line = Line::new(self.device.speaks, clock::monotonic_us());
         let mut answers = VecDeque::new();
-        self.device.driver.start(now(self.context.trust), &mut out);
+        self.driver.start(now(self.context.trust), &mut out);
         loop {
             self.hand_over(&mut out);
             if let Some(verdict) = line.judge(&out, clock::monotonic_us()) {
@@ -147,13 +175,13 @@ impl Source {
             if self.outlet.is_closed() {
                 return End::Stopped;
             }
-            let deadlines = [self.device.driver.deadline(), line.deadline()];
+            let deadlines = [self.driver.deadline(), line.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             let Source {
                 context,
                 outlet,
                 paused,
-                device,
+                driver,
                 commits,
                 ..
             } = &mut *self;
@@ -166,14 +194,14 @@ impl Source {
                     Ok(length) => {
                         let bytes = buffer.get(..length).unwrap_or_default();
                         line.heard(bytes, clock::monotonic_us());
-                        device.driver.bytes(bytes, now(context.trust), &mut out);
+                        driver.bytes(bytes, now(context.trust), &mut out);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(error) => return End::Gone(error.to_string()),
                 },
                 () = outlet.moved() => {}
                 () = commits.changed(), if !answers.is_empty() => {}
-                () = until(deadline) => device.driver.timeout(now(context.trust), &mut out),
+                () = until(deadline) => driver.timeout(now(context.trust), &mut out),
             }
         }
     }
@@ -181,7 +209,7 @@ impl Source {
     /// Brings to its end what the port has left.
     fn close(&mut self) {
         let mut out = Output::default();
-        self.device.driver.closed(now(self.context.trust), &mut out);
+        self.driver.closed(now(self.context.trust), &mut out);
         self.hand_over(&mut out);
     }
 
@@ -204,8 +232,10 @@ impl Source {
                 properties: Vec::new(),
                 device_id: self.device.device_id.clone(),
                 possible_repeat: false,
-                ack: self.device.driver.acknowledges().then(|| self.commits.next()),
+                record: reading.record,
+                ack: self.driver.acknowledges().then(|| self.commits.next()),
             };
+            self.device.remember(reading.record);
             self.context.status.received.count();
             self.outlet.put(message);
         }
@@ -222,12 +252,12 @@ impl Source {
     /// Sends what the driver has to say, in order, each when the messages that it acknowledges are committed.
     async fn answer(
         &mut self,
-        port: &mut SerialStream,
+        port: &mut Box<dyn ports::Line>,
         out: &mut Output,
         answers: &mut VecDeque<(u64, Vec<u8>)>,
     ) -> Result<(), String> {
         if let Some(settings) = out.settings.take() {
-            open::apply(port, settings).map_err(|error| error.description)?;
+            port.apply(settings)?;
         }
         let after = if out.after_commit {
             self.commits.handed_over()
@@ -279,6 +309,24 @@ impl Source {
                 "{}",
                 record.text
             );
+        }
+    }
+}
+
+/// A driver that knows what was handed over before.
+fn new_driver(device: &Device) -> Box<dyn Driver + Send> {
+    let mut driver = (device.make)();
+    driver.remember(&device.sent.borrow());
+    driver
+}
+
+impl Device {
+    /// Notes a record that is handed over.
+    fn remember(&self, record: Option<u64>) {
+        let mut sent = self.sent.borrow_mut();
+        sent.extend(record);
+        if sent.len() > RECORDS {
+            sent.drain(..RECORDS / 2);
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::drivers::{Driver, DriverMessage, Now, Output, PortSettings, Speaks};
 use super::source::{Device, Source};
-use super::start;
+use super::{RealPorts, start};
 use crate::config::{ClockTrust, SerialConfig};
 use crate::ingest::{SourceContext, SourceStatus};
 use crate::message::{Message, PayloadKind, SourceId};
 use embassy_time::{Duration, Timer, with_timeout};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -119,6 +120,8 @@ impl Rig {
             sender,
             resume: Vec::new(),
             memory: Default::default(),
+            records: Vec::new(),
+            ending: std::sync::Arc::default(),
             status: Arc::clone(&status),
             events: mpsc::unbounded_channel().0,
         };
@@ -323,6 +326,7 @@ impl Driver for Talker {
         out.messages.push(DriverMessage {
             body: bytes.to_vec(),
             waveform: false,
+            record: None,
         });
     }
 
@@ -345,7 +349,9 @@ fn what_a_driver_asks_for_is_done_at_its_time() {
         let settings = PortSettings::default();
         let device = Device {
             port: port.into(),
-            driver: Box::new(Talker::default()),
+            ports: Rc::new(RealPorts),
+            make: Rc::new(|| Box::new(Talker::default())),
+            sent: Rc::default(),
             settings,
             speaks: Speaks::AtTimes,
             device_id: Some("xpod-4711".into()),

@@ -26,6 +26,7 @@ pub(in crate::store) fn message(n: u64) -> (Message, RevisionId) {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     };
     (message, RevisionId(1))

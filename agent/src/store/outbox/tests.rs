@@ -22,6 +22,7 @@ fn stored(position: Position) -> Arc<StoredMessage> {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         },
     })

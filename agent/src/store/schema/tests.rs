@@ -13,6 +13,7 @@ const FIXTURES: &[&str] = &[
     include_str!("version_3.sql"),
     include_str!("version_4.sql"),
     include_str!("version_5.sql"),
+    include_str!("version_6.sql"),
 ];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {

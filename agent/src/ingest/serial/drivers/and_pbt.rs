@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::body::Body;
 use super::clock::{self, Offset};
 use super::port::{Listener, Port};
+use super::seen::Seen;
 use super::{Description, Direction, DriverInfo, Evidence, FrameError, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, byte, part, u16_le, u32_le};
 use crate::ingest::serial::framing::checksum::hex_pair;
@@ -235,10 +236,21 @@ const KILOGRAM_PER_POUND: f64 = 0.453_592_37;
 const OLD_TICKS: i64 = 60 * 10_000_000;
 
 /// Turns a message into a reading and answers it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reading {
-    /// The measurement that was handed over last: it comes again when the device has not heard the answer.
-    last: Option<String>,
+    /// Measurements that were handed over: one comes again when the device has not heard the answer.
+    sent: Seen,
+}
+
+/// A device keeps what was not accepted: some measurements, of several devices.
+const REMEMBERED: usize = 256;
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading {
+            sent: Seen::new(REMEMBERED),
+        }
+    }
 }
 
 impl Listener<Frame> for Reading {
@@ -256,17 +268,11 @@ impl Listener<Frame> for Reading {
         }
         out.send.push(ACCEPT.to_vec());
         out.after_commit = true;
-        let measurement = format!(
-            "{:?}",
-            frame
-                .iter()
-                .filter(|(name, _)| *name != "sent_at")
-                .collect::<Vec<_>>()
-        );
-        if self.last.as_ref() == Some(&measurement) {
+        let mut measurement = frame.clone();
+        measurement.remove("sent_at");
+        let Some(identity) = self.sent.take_new(&Value::Object(measurement).to_string()) else {
             return;
-        }
-        self.last = Some(measurement);
+        };
         let offset = now
             .wall
             .zip(sent)
@@ -311,7 +317,11 @@ impl Listener<Frame> for Reading {
             (unstable, "unstable"),
             (!scale && battery < 4.6, "battery_low"),
         ]);
-        out.messages.push(body.message());
+        out.messages.push(body.record(identity));
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 
     fn acknowledges(&self) -> bool {

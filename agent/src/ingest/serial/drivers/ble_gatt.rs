@@ -11,6 +11,7 @@ use serde_json::{Map, Number, Value, json};
 use super::body::Body;
 use super::clock;
 use super::port::{Listener, Port};
+use super::seen::Seen;
 use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{ascii, bit, byte, part, u16_le};
 use crate::ingest::serial::framing::checksum::hex_pair;
@@ -31,7 +32,7 @@ pub const DRIVER: DriverInfo = DriverInfo {
         Direction::HostToDevice => Description::of(None),
     },
     commands: Vec::new,
-    create: || Box::new(Port::new(Line, Reading)),
+    create: || Box::new(Port::new(Line, Reading::default())),
 };
 
 /// The short UUIDs that are decoded.
@@ -223,7 +224,20 @@ fn parse(text: &str) -> Option<Option<Map<String, Value>>> {
 
 /// Turns notifications into readings.
 #[derive(Debug)]
-struct Reading;
+struct Reading {
+    sent: Seen,
+}
+
+/// The memories of several sensors.
+const REMEMBERED: usize = 4000;
+
+impl Default for Reading {
+    fn default() -> Self {
+        Reading {
+            sent: Seen::new(REMEMBERED),
+        }
+    }
+}
 
 impl Listener<Frame> for Reading {
     fn frame(&mut self, Frame(frame): Frame, _now: Now, out: &mut Output) {
@@ -263,9 +277,19 @@ impl Listener<Frame> for Reading {
             )
             .value("body_weight", Some(member("weight_kg")))
             .status(&[(off, "no_contact")]);
-        if body.has_values() {
-            out.messages.push(body.message());
+        if !body.has_values() {
+            return;
         }
+        // A measurement with a time of its own is kept until a bridge asks for it, and comes again when it asks again.
+        if live || member("device_time").is_null() {
+            out.messages.push(body.message());
+        } else if let Some(identity) = self.sent.take_new(&Value::Object(frame).to_string()) {
+            out.messages.push(body.record(identity));
+        }
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 }
 

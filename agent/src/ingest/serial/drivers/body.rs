@@ -70,6 +70,15 @@ impl Body {
         DriverMessage {
             body: Value::Object(self.members).to_string().into_bytes(),
             waveform: false,
+            record: None,
+        }
+    }
+
+    /// The message of a record that the device keeps.
+    pub fn record(self, identity: u64) -> DriverMessage {
+        DriverMessage {
+            record: Some(identity),
+            ..self.message()
         }
     }
 }
@@ -210,6 +219,7 @@ impl Waveform {
         out.messages.push(DriverMessage {
             body: body.into_bytes(),
             waveform: true,
+            record: None,
         });
     }
 }

@@ -90,6 +90,14 @@ impl Protocol for Framing {
     const LONGEST: usize = astm::LONGEST_TEXT + 8;
     const HALF_FRAME_US: u64 = 2_000_000;
 
+    fn joined(&self) -> usize {
+        self.joined.len()
+    }
+
+    fn forget(&mut self) {
+        *self = Framing::default();
+    }
+
     fn next(&mut self, bytes: &[u8]) -> Step<Frame> {
         match astm::next(bytes) {
             Step::Frame(n, Block::Text { number, last, text }) => {
@@ -274,12 +282,12 @@ impl Dialogue {
             _ => return,
         }
         let average = self.results == 1 && member("layout") == "serial";
-        if average
-            || member("analyte") != "Glucose"
-            || !self.sent.is_new(&format!("{:?}{record}", self.serial))
-        {
+        if average || member("analyte") != "Glucose" {
             return;
         }
+        let Some(identity) = self.sent.take_new(&format!("{:?}{record}", self.serial)) else {
+            return;
+        };
         let control = member("control") == true;
         let specimen = if member("method") == "P" {
             "plasma"
@@ -308,7 +316,7 @@ impl Dialogue {
         if !in_range {
             body.put("range", member("range"));
         }
-        out.messages.push(body.message());
+        out.messages.push(body.record(identity));
     }
 }
 
@@ -354,6 +362,10 @@ impl Listener<Frame> for Dialogue {
 
     fn acknowledges(&self) -> bool {
         true
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 
     fn deadline(&self) -> Option<u64> {

@@ -265,7 +265,8 @@ impl Listener<Frame> for Dialogue {
                 self.read(0, count.min(500), now, out);
             }
             State::Reading(index, count) => {
-                if !member("glucose_mg_dl").is_null() && self.sent.is_new(&got.payload_hex) {
+                let measured = !member("glucose_mg_dl").is_null();
+                if let Some(identity) = measured.then(|| self.sent.take_new(&got.payload_hex)).flatten() {
                     let value = member("glucose_mg_dl");
                     let range = value.as_u64().map(|value| match value {
                         0..20 => "low",
@@ -282,12 +283,16 @@ impl Listener<Frame> for Dialogue {
                     if range != Some("in") {
                         body.put("range", range);
                     }
-                    out.messages.push(body.message());
+                    out.messages.push(body.record(identity));
                 }
                 self.read(index + 1, count, now, out);
             }
             State::Idle | State::Disconnecting => {}
         }
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 
     fn deadline(&self) -> Option<u64> {

@@ -66,6 +66,12 @@ pub trait Driver {
     /// The port is gone. What was received is brought to its end; what is to be sent has no way any more. The driver may be
     /// started again when the device is back, and knows what it has handed over already.
     fn closed(&mut self, _now: Now, _out: &mut Output) {}
+    /// Records that were handed over before the program was started, oldest first.
+    fn remember(&mut self, _records: &[u64]) {}
+    /// Bytes that it keeps for a frame whose end has not come.
+    fn held(&self) -> usize {
+        0
+    }
     /// Whether its devices forget a reading, or go on to the next one, when they are told that it has come.
     fn acknowledges(&self) -> bool {
         false
@@ -110,6 +116,8 @@ pub struct DriverMessage {
     pub body: Vec<u8>,
     /// Belongs to the lane `waveform`.
     pub waveform: bool,
+    /// Identity of a record that the device keeps; none for what it says once.
+    pub record: Option<u64>,
 }
 
 /// Parity bit.

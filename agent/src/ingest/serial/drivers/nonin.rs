@@ -18,6 +18,7 @@ pub use formats::{Frame, Framing};
 
 use super::body::{Body, Vitals, Waveform};
 use super::port::{Listener, Port};
+use super::seen::Seen;
 use super::{Description, Direction, DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::frames;
 
@@ -41,13 +42,18 @@ pub const DRIVER: DriverInfo = DriverInfo {
 struct Reading {
     vitals: Vitals,
     pleth: Waveform,
+    sent: Seen,
 }
+
+/// The memory of an Onyx II holds 20 spot checks.
+const REMEMBERED: usize = 256;
 
 impl Default for Reading {
     fn default() -> Self {
         Reading {
             vitals: Vitals::default(),
             pleth: Waveform::new(NAME, "pleth_waveform", 75_000),
+            sent: Seen::new(REMEMBERED),
         }
     }
 }
@@ -93,6 +99,8 @@ impl Listener<Frame> for Reading {
                 self.vitals.offer(body, now, out);
             }
             Frame::Record(record) => {
+                let from_memory = record.from_memory;
+                let key = serde_json::to_value(&record).unwrap_or_default();
                 let time = record.device_time.clone().filter(|_| record.from_memory);
                 let body = Body::new(NAME, "record")
                     .with("time", time)
@@ -105,8 +113,13 @@ impl Listener<Frame> for Reading {
                         (record.no_measurement, "no_measurement"),
                         (record.low_battery, "low_battery"),
                     ]);
-                if body.has_values() {
+                if !body.has_values() {
+                    return;
+                }
+                if !from_memory {
                     out.messages.push(body.message());
+                } else if let Some(identity) = self.sent.take_new(&key.to_string()) {
+                    out.messages.push(body.record(identity));
                 }
             }
             Frame::Line(line) => {
@@ -122,6 +135,10 @@ impl Listener<Frame> for Reading {
 
     fn gap(&mut self, _now: Now, out: &mut Output) {
         self.pleth.gap(out);
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 }
 

@@ -1,7 +1,7 @@
 //! LifeScan OneTouch Ultra and Ultra2 glucose meters: dump of the memory over the serial cable.
 //!
 //! The driver asks for the meter's clock every 10 s; when a meter answers that was not there before, it asks for the dump, and again every
-//! hour. A record leaves once while the program runs, however often the meter dumps it. The dump waits until the gateway knows the time, because
+//! hour. A record leaves once, however often the meter dumps it. The dump waits until the gateway knows the time, because
 //! the records are dated by the difference between both clocks.
 //!
 //! Bodies, all of kind `record`: `glucose_capillary_plasma` (mg/dL, always, whatever the display shows), `time`, `device_time`, `meal` (`none`, `before`,
@@ -217,9 +217,9 @@ impl Dialogue {
     fn record(&mut self, frame: &Map<String, Value>, out: &mut Output) {
         let member = |name: &str| frame.get(name).cloned().unwrap_or(Value::Null);
         let key = format!("{:?} {}", self.serial, Value::Object(frame.clone()));
-        if !self.sent.is_new(&key) {
+        let Some(identity) = self.sent.take_new(&key) else {
             return;
-        }
+        };
         let device_time = member("device_time");
         let time = self
             .offset
@@ -241,7 +241,7 @@ impl Dialogue {
             "glucose_capillary_plasma"
         };
         out.messages
-            .push(body.value(name, Some(member("glucose_mg_dl"))).message());
+            .push(body.value(name, Some(member("glucose_mg_dl"))).record(identity));
     }
 }
 
@@ -281,6 +281,10 @@ impl Listener<Frame> for Dialogue {
     fn gap(&mut self, _now: Now, _out: &mut Output) {
         // A record was damaged: dump again at the next answer.
         self.dumped = None;
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 
     fn deadline(&self) -> Option<u64> {

@@ -17,6 +17,8 @@ pub trait Listener<F> {
     }
     /// The deadline has passed.
     fn timeout(&mut self, _now: Now, _out: &mut Output) {}
+    /// See [`Driver::remember`].
+    fn remember(&mut self, _records: &[u64]) {}
     /// See [`Driver::acknowledges`].
     fn acknowledges(&self) -> bool {
         false
@@ -84,6 +86,14 @@ impl<P: Protocol, L: Listener<P::Frame>> Driver for Port<P, L> {
         self.listener.gap(now, out);
         out.send.clear();
         out.settings = None;
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.listener.remember(records);
+    }
+
+    fn held(&self) -> usize {
+        self.framer.held()
     }
 
     fn acknowledges(&self) -> bool {

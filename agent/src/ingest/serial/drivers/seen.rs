@@ -1,8 +1,11 @@
 //! What was handed over already: a meter shows its whole memory at every look, and a record leaves once.
+//!
+//! The identity of a record travels with its message and is kept by the store in the same commit
+//! ([`Message::record`](crate::message::Message::record)), so that the memory survives a restart: what was committed is known,
+//! and what was not is taken again from the device.
 
-use std::collections::hash_map::DefaultHasher;
+use ring::digest::{SHA256, digest};
 use std::collections::{HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 
 /// The records seen last, by 64 bits of hash each: two of some thousand are the same once in 10^12.
 #[derive(Debug)]
@@ -22,15 +25,26 @@ impl Seen {
         }
     }
 
-    /// Remembers `record`; whether it is new.
-    pub fn is_new(&mut self, record: &impl Hash) -> bool {
-        let mut hasher = DefaultHasher::new();
-        record.hash(&mut hasher);
-        let hash = hasher.finish();
-        if !self.known.insert(hash) {
+    /// Remembers `record`; its identity when it is new. The same in every version of the program.
+    pub fn take_new(&mut self, record: &str) -> Option<u64> {
+        let hash = digest(&SHA256, record.as_bytes());
+        let first = hash.as_ref().first_chunk::<8>()?;
+        let identity = u64::from_le_bytes(*first);
+        self.insert(identity).then_some(identity)
+    }
+
+    /// Remembers records of an earlier life, oldest first.
+    pub fn remember(&mut self, identities: &[u64]) {
+        for identity in identities {
+            self.insert(*identity);
+        }
+    }
+
+    fn insert(&mut self, identity: u64) -> bool {
+        if !self.known.insert(identity) {
             return false;
         }
-        self.order.push_back(hash);
+        self.order.push_back(identity);
         if self.order.len() > self.limit
             && let Some(oldest) = self.order.pop_front()
         {
@@ -47,9 +61,20 @@ mod tests {
     #[test]
     fn a_record_is_new_once_and_only_the_oldest_are_forgotten() {
         let mut seen = Seen::new(3);
-        assert!((0..3).all(|number| seen.is_new(&number)));
-        assert!((0..3).all(|number| !seen.is_new(&number)));
-        assert!(seen.is_new(&3));
-        assert!((1..=3).all(|number| !seen.is_new(&number)) && seen.is_new(&0));
+        let mut is_new = |number: usize| seen.take_new(&number.to_string()).is_some();
+        assert!((0..3).all(&mut is_new));
+        assert!(!(0..3).any(&mut is_new));
+        assert!(is_new(3));
+        assert!(!(1..=3).any(&mut is_new) && is_new(0));
+    }
+
+    #[test]
+    fn identities_are_those_of_earlier_versions() {
+        let (mut before, mut after) = (Seen::new(8), Seen::new(8));
+        let identity = before.take_new("2026-03-01T07:00:00 98 mg/dL").unwrap();
+        assert_eq!(identity, 0x5674_17a7_389c_aa9a, "{identity:#x}");
+        after.remember(&[identity]);
+        assert_eq!(after.take_new("2026-03-01T07:00:00 98 mg/dL"), None);
+        assert!(after.take_new("2026-03-01T07:05:00 98 mg/dL").is_some());
     }
 }

@@ -197,9 +197,9 @@ impl Dialogue {
     fn value(&mut self, data: [u8; 4], out: &mut Output) {
         let time = self.time.take();
         let key = format!("{time:?} {data:?}");
-        if time.is_none() || !self.sent.is_new(&key) {
+        let Some(identity) = time.as_ref().and_then(|_| self.sent.take_new(&key)) else {
             return;
-        }
+        };
         let content = content(VALUE, data, self.kind);
         let mut body = Body::new(NAME, "record")
             .with("time", time.clone())
@@ -222,7 +222,7 @@ impl Dialogue {
         ] {
             body = body.value(to, content.get(from).cloned());
         }
-        out.messages.push(body.message());
+        out.messages.push(body.record(identity));
     }
 }
 
@@ -275,6 +275,10 @@ impl Listener<Frame> for Dialogue {
                 self.next_record(index + 1, now, out);
             }
         }
+    }
+
+    fn remember(&mut self, records: &[u64]) {
+        self.sent.remember(records);
     }
 
     fn deadline(&self) -> Option<u64> {

@@ -485,6 +485,15 @@ impl Protocol for Cutter {
         }
     }
 
+    fn joined(&self) -> usize {
+        self.text.len()
+    }
+
+    fn forget(&mut self) {
+        self.text.clear();
+        self.dropping = false;
+    }
+
     fn last(&mut self, bytes: &[u8]) -> Step<Cut> {
         match self.kind {
             FramingKind::Lines | FramingKind::Slip | FramingKind::Cobs => {

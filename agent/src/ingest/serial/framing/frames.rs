@@ -111,6 +111,14 @@ pub trait Protocol {
     /// What stands at the front of `bytes`, which is never empty.
     fn next(&mut self, bytes: &[u8]) -> Step<Self::Frame>;
 
+    /// Bytes of earlier frames that are kept until the record is complete to which they belong.
+    fn joined(&self) -> usize {
+        0
+    }
+
+    /// The line is gone: a record that is not complete will not be.
+    fn forget(&mut self) {}
+
     /// The same, knowing that the line has fallen silent; never [`Step::More`]. Only the first byte is given up: what looked
     /// like the beginning of a long frame may have been noise in front of a good one.
     fn last(&mut self, _bytes: &[u8]) -> Step<Self::Frame> {
@@ -151,9 +159,9 @@ impl<P: Protocol> Framer<P> {
         self.silence_ends
     }
 
-    /// Bytes held back because their frame is not complete.
+    /// Bytes held back because their frame, or the record that it belongs to, is not complete.
     pub fn held(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() + self.protocol.joined()
     }
 
     /// Takes bytes and returns what they complete, in order; what is refused is counted in `out`.
@@ -181,6 +189,7 @@ impl<P: Protocol> Framer<P> {
     pub fn close(&mut self, out: &mut Output) -> Vec<Found<P::Frame>> {
         let mut found = Vec::new();
         self.walk(true, out, &mut found);
+        self.protocol.forget();
         self.silence_ends = None;
         found
     }

@@ -97,6 +97,7 @@ impl Listener<Cut> for Payloads {
             Ok(Some(body)) => out.messages.push(DriverMessage {
                 body,
                 waveform: false,
+                record: None,
             }),
             Ok(None) => {}
             Err(reason) => {
