@@ -111,6 +111,7 @@ fn sent(
                     properties: properties.clone(),
                     device_id: Some("sampleDeviceId".into()),
                     possible_repeat: false,
+                    record: None,
                     ack: None,
                 },
             }),

@@ -24,6 +24,13 @@ impl Line for SerialStream {
     }
 }
 
+/// The line of a simulation.
+impl Line for tokio::io::DuplexStream {
+    fn apply(&mut self, _settings: PortSettings) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Something to wait for.
 pub type Waiting<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 

@@ -39,7 +39,7 @@ const WAITING_ANSWERS: usize = 64;
 /// Records that are known of a source at most; drivers remember fewer.
 const RECORDS: usize = 20_000;
 
-/// A port that was open this long worked; one that fails sooner is opened ever more rarely.
+/// A port that was open this long, or gave a reading, worked; one that fails sooner is opened ever more rarely.
 const STABLE: Duration = Duration::from_secs(5);
 
 /// Why a port is not read any more.
@@ -133,7 +133,7 @@ impl Source {
                         );
                     }
                     // The stream is dropped with this call, before the next attempt.
-                    let began = Instant::now();
+                    let (began, frames) = (Instant::now(), self.status().frames.get());
                     let end = self.read(port, &path).await;
                     self.close();
                     if sabotage::is_on(Sabotage::ForgetfulDriver) {
@@ -143,7 +143,7 @@ impl Source {
                         End::Gone(why) => self.report(open::lost(&path, &why), false),
                         End::Stopped => return,
                     }
-                    if began.elapsed() >= STABLE {
+                    if began.elapsed() >= STABLE || self.status().frames.get() > frames {
                         self.backoff.reset();
                     }
                     let pause = self.backoff.pause();
@@ -163,6 +163,7 @@ impl Source {
         let mut buffer = vec![0; READ_BYTES];
         let mut line = Line::new(self.device.speaks, clock::monotonic_us());
         let mut answers = VecDeque::new();
+        let mut kept = Vec::new();
         self.driver.start(now(self.context.trust), &mut out);
         loop {
             self.hand_over(&mut out);
@@ -194,6 +195,11 @@ impl Source {
                     Ok(length) => {
                         let bytes = buffer.get(..length).unwrap_or_default();
                         line.heard(bytes, clock::monotonic_us());
+                        if sabotage::is_on(Sabotage::LoseLastRead) {
+                            let before = std::mem::replace(&mut kept, bytes.to_vec());
+                            driver.bytes(&before, now(context.trust), &mut out);
+                            continue;
+                        }
                         driver.bytes(bytes, now(context.trust), &mut out);
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
