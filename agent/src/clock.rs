@@ -153,6 +153,8 @@ struct Simulation {
     trusted: bool,
     outside: usize,
     deadlines: Deadlines,
+    /// Wakes a task that does nothing: a deadline may belong to a task that has ended, and nothing would be woken by it.
+    pulse: Option<Waker>,
 }
 
 thread_local! {
@@ -272,6 +274,7 @@ pub fn simulate<T>(start: Timestamp, future: impl Future<Output = T>) -> std::io
         trusted: true,
         outside: 0,
         deadlines: Deadlines::default(),
+        pulse: None,
     }));
     struct Leave;
     impl Drop for Leave {
@@ -285,7 +288,13 @@ pub fn simulate<T>(start: Timestamp, future: impl Future<Output = T>) -> std::io
         .enable_all()
         .on_thread_park(advance)
         .build()?;
-    let result = runtime.block_on(tokio::task::LocalSet::new().run_until(future));
+    let result = runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+        tokio::task::spawn_local(std::future::poll_fn(|context| {
+            simulated(|clock| clock.pulse = Some(context.waker().clone()));
+            std::task::Poll::<()>::Pending
+        }));
+        future.await
+    }));
     drop(runtime);
     drop(leave);
     let now = clock.borrow().now_us;
@@ -302,7 +311,11 @@ fn advance() {
             clock.now_us = clock.now_us.max(at);
         }
         let now = clock.now_us;
-        clock.deadlines.take_due(now)
+        let mut due = clock.deadlines.take_due(now);
+        if !due.is_empty() {
+            due.extend(clock.pulse.clone());
+        }
+        due
     });
     due.into_iter().flatten().for_each(Waker::wake);
 }
@@ -314,6 +327,29 @@ mod tests {
 
     fn start() -> Timestamp {
         Timestamp::from_ticks(17_900_000_000_000_000).unwrap()
+    }
+
+    #[test]
+    fn the_deadline_of_a_task_that_has_ended_does_not_stop_time() {
+        let ((), passed) = simulate(start(), async {
+            let ended = tokio::task::spawn_local(async {
+                tokio::select! {
+                    () = Timer::after_secs(5) => {}
+                    () = Timer::after_secs(1) => {}
+                }
+                // Nobody waits for this one any more.
+                let forgotten = Timer::after_secs(7);
+                tokio::select! {
+                    biased;
+                    () = forgotten => {}
+                    () = std::future::ready(()) => {}
+                }
+            });
+            ended.await.unwrap();
+            Timer::after_secs(60).await;
+        })
+        .unwrap();
+        assert_eq!(passed, 61_000_000);
     }
 
     #[test]

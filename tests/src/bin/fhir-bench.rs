@@ -263,6 +263,7 @@ fn message(text: String, context: &SourceContext) -> Message {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }

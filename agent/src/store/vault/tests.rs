@@ -40,6 +40,7 @@ fn message(n: u64) -> (Message, RevisionId) {
         properties: vec![("patient".to_owned(), PATIENT.to_owned())],
         device_id: Some(Arc::from(DEVICE)),
         possible_repeat: false,
+        record: None,
         ack: None,
     };
     (message, RevisionId(1))

@@ -92,6 +92,7 @@ async fn wearables(context: SourceContext, unsent: Unsent) {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         };
         if context.sender.send(message).await.is_err() {
