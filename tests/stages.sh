@@ -10,7 +10,7 @@
 budget_minutes() {
   case "$1" in
     tools) echo 7 ;; host) echo 13 ;; arm) echo 14 ;; foundation) echo 8 ;; mapping) echo 4 ;;
-    store) echo 6 ;; fhir) echo 4 ;; event-hubs) echo 2 ;; devices) echo 2 ;;
+    store) echo 6 ;; fhir) echo 4 ;; event-hubs) echo 2 ;; devices) echo 6 ;;
   esac
 }
 BUDGET_ROWS="tools host arm foundation mapping store fhir event-hubs devices"

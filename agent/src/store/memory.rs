@@ -122,6 +122,7 @@ mod tests {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         };
         (message, RevisionId(0))

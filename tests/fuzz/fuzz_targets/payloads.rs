@@ -55,6 +55,7 @@ fn message(topic: &str, payload: &[u8]) -> Message {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }

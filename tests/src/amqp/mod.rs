@@ -133,6 +133,7 @@ pub fn message(position: u64, length: usize) -> RawMessage {
                 properties: vec![("unit".to_owned(), "/min".to_owned())],
                 device_id: Some(format!("band-{}", position % 3).into()),
                 possible_repeat: false,
+                record: None,
                 ack: None,
             },
         }),

@@ -144,6 +144,7 @@ impl Sources {
             properties: Vec::new(),
             device_id: None,
             possible_repeat: false,
+            record: None,
             ack: None,
         };
         let said = annotator.annotate(&mut message);
