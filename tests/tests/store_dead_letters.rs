@@ -135,7 +135,7 @@ fn what_failed_is_explained_and_sent_once_when_the_mapping_is_repaired_and_the_s
     );
 }
 #[test]
-fn what_the_server_refused_is_sent_again_and_what_never_fits_is_dropped_with_a_ledger_line() {
+fn what_fits_no_observation_is_sent_again_with_another_fhir_mapping_or_dropped_with_a_ledger_line() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Mosquitto::start(folder.path(), "");
     let server = FhirServer::start(&[]);
@@ -143,60 +143,62 @@ fn what_the_server_refused_is_sent_again_and_what_never_fits_is_dropped_with_a_l
         .mqtt(broker.port, "")
         .store("progress_interval", "300 ms")
         .fhir(&server.base, "resolution = \"create\"");
-    // A code that no FHIR server takes: two spaces in a row.
     gateway.drop_pack("heart-rate");
-    let file = gateway.folder.join("mappings.d/heart-rate/fhirmapping.json");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("\"8867-4\"", "\"8867  4\"")).unwrap();
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
-    let refused = heart_rates(1, 4, 10);
-    publish_readings(broker.port, &refused);
+    let texts: Vec<(String, String)> = (0..4)
+        .map(|n| {
+            let text = format!(
+                r#"{{"deviceId":"band-0","patientId":"patient-0","time":"2026-03-01T11:00:0{n}Z","heartRate":"fast {n}"}}"#
+            );
+            ("wearables/band-0/telemetry".to_owned(), text)
+        })
+        .collect();
+    publish(broker.port, &texts);
     wait_for_dead(&gateway, 4);
-    gateway.drop_pack("heart-rate");
-    let known = heart_rates(1, 1, 0);
-    bedside_tests::real::wait_for("the repaired mapping", LIMIT, || {
-        publish_readings(broker.port, &known);
-        std::thread::sleep(Duration::from_secs(1));
-        !server.held("Observation").is_empty()
-    });
-    let nonsense = r#"{"deviceId":"band-0","patientId":"patient-band-0","time":"2026-03-01T11:00:00Z","heartRate":"fast"}"#;
-    publish(
-        broker.port,
-        &[("wearables/band-0/telemetry".to_owned(), nonsense.to_owned())],
+    let causes = as_json(&gateway, &["list", "--each"]);
+    assert_eq!(
+        causes[0]["cause"], "forward|InvalidQuantityFhirValueException|",
+        "{causes}"
     );
-    wait_for_dead(&gateway, 5);
-    let causes = as_json(&gateway, &["list"]);
-    let names: Vec<&str> = causes
+    let ids: Vec<String> = causes[0]["letters"]
         .as_array()
         .unwrap()
         .iter()
-        .filter_map(|c| c["cause"].as_str())
+        .map(|letter| letter["id"].to_string())
         .collect();
-    assert_eq!(names.len(), 2, "{causes}");
-    assert!(names.iter().all(|name| name.starts_with("forward|")), "{causes}");
 
-    // With the service down.
+    // With the service down, and another mapping by now.
     gateway.stop(&mut agent);
-    let done = as_json(&gateway, &["redrive", "--all"]);
-    assert_eq!(done["redriven"], 5, "{done}");
+    let file = gateway.folder.join("mappings.d/heart-rate/fhirmapping.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"Quantity\"", "\"String\"")).unwrap();
+    let done = as_json(&gateway, &["redrive", &ids[0], &ids[1], &ids[2]]);
+    assert_eq!(
+        (&done["redriven"], &done["readings"]),
+        (&json!(3), &json!(3)),
+        "{done}"
+    );
     agent = gateway.start();
-    let sent: Vec<Sent> = known.iter().chain(&refused).cloned().collect();
-    wait_for(&server, &sent, LIMIT, || gateway.log());
-    wait_for_dead(&gateway, 1);
+    bedside_tests::real::wait_for("the Observations", LIMIT, || {
+        let held = server.held("Observation");
+        let texts = held
+            .iter()
+            .filter_map(|held| held.resource["valueString"].as_str());
+        texts.filter(|text| text.starts_with("fast ")).count() == 3 && held.len() == 3
+    });
     let (good, said) = letters(&gateway, &["drop", "--cause", "InvalidQuantity"]);
     assert!(good && said.starts_with("1 dead letters given up"), "{said}");
     let status = gateway.status().unwrap();
+    let ledger = status["ledger"].to_string();
     assert!(
-        status["ledger"]
-            .to_string()
-            .contains("dropped by the operator: forward|InvalidQuantity"),
+        ledger.contains("dropped by the operator: forward|InvalidQuantity"),
         "{status}"
     );
     let accounts = gateway.stop(&mut agent);
     assert_eq!(
-        (&accounts["dead"], &accounts["lost"]),
-        (&json!(0), &json!(1)),
+        (&accounts["delivered"], &accounts["dead"], &accounts["lost"]),
+        (&json!(3), &json!(0), &json!(1)),
         "{accounts}"
     );
     let (_, listed) = letters(&gateway, &["list"]);

@@ -112,8 +112,7 @@ impl Agent {
         let mut destinations = Vec::new();
         for entry in &self.destinations {
             let mut state = self.destination_state(entry);
-            let of_messages = self.oldest_unsent_message(entry).await;
-            state.oldest_unsent_seconds = state.oldest_unsent_seconds.max(of_messages);
+            state.oldest_unsent_seconds = self.age_of_unsent(entry).await;
             destinations.push(state);
         }
         let sources: Vec<_> = self.sources.iter().map(|s| self.source_state(s)).collect();
@@ -165,24 +164,21 @@ impl Agent {
         status
     }
 
-    /// Age in seconds of the oldest message that a destination for raw messages has not got; none when it has all.
-    async fn oldest_unsent_message(&self, entry: &DestinationEntry) -> Option<u64> {
-        if !entry.handle.takes_messages {
-            return None;
-        }
-        let cursor = {
+    /// Age in seconds of the oldest message that a destination has not got all of; none when it has everything.
+    async fn age_of_unsent(&self, entry: &DestinationEntry) -> Option<u64> {
+        let first = {
             let outbox = self.pipeline.outbox.borrow();
-            outbox
-                .progress()
-                .destinations
-                .get(&entry.handle.id)
-                .map_or(0, |d| d.cursor)
+            let counters = outbox.progress().destinations.get(&entry.handle.id);
+            let next = counters.map_or(0, |d| d.cursor) + 1;
+            let follows = entry.handle.takes_messages && next < self.pipeline.head.get();
+            let rows = outbox.first_unsent(entry.handle.id);
+            rows.into_iter().chain(follows.then_some(next)).min()?
         };
         // A disk that cannot be read says so elsewhere.
-        let batch = self.pipeline.read(cursor + 1).await.unwrap_or_default();
+        let batch = self.pipeline.read(first).await.unwrap_or_default();
         let stamp = batch.first()?.stored.message.stamp;
         let (received, _) = receive_time(&stamp, &self.pipeline.dating.borrow());
-        u64::try_from((clock::wall().ticks() - received.ticks()) / SECOND).ok()
+        Some(u64::try_from((clock::wall().ticks() - received.ticks()) / SECOND).unwrap_or(0))
     }
 
     fn source_state(&self, entry: &SourceEntry) -> SourceState {
@@ -216,7 +212,6 @@ impl Agent {
             buffered += behind;
         }
         let now_us = clock::monotonic_us();
-        let age = |ticks: i64| u64::try_from((clock::wall().ticks() - ticks) / SECOND).unwrap_or(0);
         DestinationState {
             name: entry.handle.name.to_string(),
             kind: entry.kind,
@@ -244,7 +239,7 @@ impl Agent {
             dead: counters.dead,
             lost: counters.lost,
             written: counters.written,
-            oldest_unsent_seconds: outbox.oldest(id).map(age),
+            oldest_unsent_seconds: None,
             waits: outbox.waiting(id),
             corrections: self.pipeline.corrections.borrow().count(id),
         }

@@ -525,12 +525,12 @@ impl Outbox {
         reason.to_owned()
     }
 
-    /// Receive time of the oldest unsent reading of a destination: ticks of 100 ns.
-    pub fn oldest(&self, destination: u32) -> Option<i64> {
+    /// Where the unsent readings of a destination begin: at this position or soon after it.
+    pub fn first_unsent(&self, destination: u32) -> Option<Position> {
         self.rows
             .values()
             .filter(|p| p.row.destination == destination)
-            .map(|p| p.row.oldest)
+            .map(|p| p.row.first)
             .min()
     }
 
