@@ -9,30 +9,39 @@
 //! # Invariants
 //!
 //! 1. **Acknowledged is durable.** [`Store::append`] returns after the commit was synced to the medium (WAL,
-//!    `synchronous=FULL`); acknowledgements leave after it returns, never before.
-//! 2. **A batch is there whole or not at all**, whatever moment the power is cut: it is one row of one transaction.
-//! 3. **Positions are never reused**, also not those of dropped segments: the next one is kept apart from the journal.
+//!    `synchronous=FULL`); acknowledgements leave after it returns, never before (test `acknowledged_is_durable`, proof
+//!    `power-cuts`).
+//! 2. **A batch is there whole or not at all**, whatever moment the power is cut: it is one row of one transaction (test
+//!    `a_batch_is_there_whole_or_not_at_all`).
+//! 3. **Positions are never reused**, also not those of dropped segments: the next one is kept apart from the journal (test
+//!    `positions_are_never_reused_also_not_those_of_dropped_segments`).
 //! 4. **Cursor and rows are one transaction.** The stored cursor never passes a message whose readings are not
-//!    delivered, in a row, waiting, a dead letter or in the ledger: [`Changes`] writes them together.
+//!    delivered, in a row, waiting, a dead letter or in the ledger: [`Changes`] writes them together (test
+//!    `cursor_and_rows_are_one_transaction`).
 //! 5. **A segment is dropped only when nothing needs it**: no cursor, row, wait or run of unmatched messages lies in it, and
-//!    rows, counters and cursors that say so are in the same transaction.
+//!    rows, counters and cursors that say so are in the same transaction (test
+//!    `nothing_disappears_without_a_ledger_line`).
 //! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
-//!    store id (event ids stay unique), and the ledger says so.
-//! 7. **One owner**: the file is locked for the life of the process.
+//!    store id (event ids stay unique), and the ledger says so (test
+//!    `a_damaged_file_is_set_aside_and_the_new_store_has_a_new_id`).
+//! 7. **One owner**: the file is locked for the life of the process (test `one_owner`).
 //! 8. **A message that ended the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again,
-//!    and so do the copies that the sender repeats because the end came before the acknowledgement.
-//! 9. **Database and log never exceed `max_bytes`** (`crate::bounds`; test `a_flood_...`): SQLite refuses to grow beyond
+//!    and so do the copies that the sender repeats because the end came before the acknowledgement (test
+//!    `a_message_whose_mark_is_found_is_remembered_as_long_as_the_journal_holds_it`).
+//! 9. **Database and log never exceed `max_bytes`** (`crate::bounds`; test
+//!    `a_flood_with_the_destination_down_never_makes_the_store_larger_than_max_bytes`): SQLite refuses to grow beyond
 //!    its share, and a reserve before it keeps room to make room.
-//! 10. **Nothing disappears without a ledger line** (test of that name): what is given up leaves rows, counters and journal in
+//! 10. **Nothing disappears without a ledger line** (test
+//!     `nothing_disappears_without_a_ledger_line`): what is given up leaves rows, counters and journal in
 //!     one transaction; a reading that stays keeps position, stamp and revision wherever it is copied.
 //! 11. **Waveforms go first, then periodic readings; alarms and spot readings stay** as long as they have room (test
-//!     `waveforms_go_first_...`), the oldest first, the newest never without need.
-//! 12. **A lone waiting reading does not pin segments** (test `a_lone_waiting_reading_...`): it is copied forward.
-//!
-//! 13. **A disk in trouble presses back** (`trouble.rs`; test `a_full_disk_presses_back_...`): full, read-only, failing or not
+//!     `waveforms_go_first_then_periodic_readings_and_alarms_and_spot_readings_stay`), the oldest first, the newest never without need.
+//! 12. **A lone waiting reading does not pin segments** (test `a_lone_waiting_reading_does_not_pin_the_segments_after_it_nor_its_own`): it is copied forward.
+//! 13. **A disk in trouble presses back** (`trouble.rs`; test
+//!     `a_full_disk_presses_back_and_recovers_without_a_restart_on_ext4`): full, read-only, failing or not
 //!     ours, at the start and in the middle. Nothing is acknowledged meanwhile, and work goes on without a restart.
-//! 14. **What a failed commit left behind is never taken for a commit** (`reopen.rs`; proof `power-cuts --troubles`, which
-//!     lets any call fail): after a sync that failed, what is read back need not be on the medium.
+//! 14. **What a failed commit left behind is never taken for a commit** (`reopen.rs`; test
+//!     `what_a_failed_commit_left_behind_is_never_taken_for_a_commit`, proof `power-cuts --troubles`, which lets any call fail): after a sync that failed, what is read back need not be on the medium.
 //!
 //! # A crash at each point
 //!
@@ -63,6 +72,8 @@ pub mod associations;
 pub mod bounds;
 mod check;
 pub mod codec;
+#[cfg(test)]
+mod invariants;
 mod isolation;
 mod letters;
 mod memory;
