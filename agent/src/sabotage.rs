@@ -24,6 +24,10 @@ pub enum Sabotage {
     ForgetfulDriver,
     /// What was read from a serial line when it was unplugged is not looked at.
     LoseLastRead,
+    /// A changed Observation is written over whatever the server holds by now.
+    NoIfMatch,
+    /// A write without an answer is repeated at once, although the server's search may not show the first one yet.
+    ResendBlindly,
     /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
     AbortOnMarker,
     /// Whose a device is is looked up once and believed for two hours, as the MedTech service does.
@@ -43,6 +47,8 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("forget-records", Sabotage::ForgetRecords),
     ("forgetful-driver", Sabotage::ForgetfulDriver),
     ("lose-last-read", Sabotage::LoseLastRead),
+    ("no-if-match", Sabotage::NoIfMatch),
+    ("resend-blindly", Sabotage::ResendBlindly),
     ("abort-on-marker", Sabotage::AbortOnMarker),
     ("cache-two-hours", Sabotage::CacheTwoHours),
 ];

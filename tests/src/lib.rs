@@ -9,6 +9,7 @@
 
 pub mod amqp;
 pub mod cables;
+pub mod chaos;
 pub mod conformance;
 pub mod event_hub_endpoint;
 pub mod fhir_server;

@@ -226,6 +226,7 @@ impl Agent {
                 None => "idle",
             },
             error: link.error.clone(),
+            circuit: link.circuit(now_us).name(),
             next_try_seconds: link.next_try_us.map(|at| at.saturating_sub(now_us) / 1_000_000),
             matches: if entry.handle.takes_messages {
                 counters.matches + behind

@@ -59,6 +59,9 @@ pub struct FhirConfig {
     /// Longest time that changed hourly and daily Observations wait for more readings, in seconds.
     #[serde(default = "default_flush_interval")]
     pub flush_interval: u64,
+    /// How long a search of the server may lag behind a write, in seconds; counts where the server chooses ids.
+    #[serde(default = "default_index_lag")]
+    pub index_lag: u64,
     /// Longest time that a reading waits for somebody to say whose it is; then it is a dead letter.
     #[serde(default = "default_max_wait")]
     pub max_wait: TextDuration,
@@ -73,6 +76,10 @@ fn default_max_wait() -> TextDuration {
 
 fn default_flush_interval() -> u64 {
     300
+}
+
+fn default_index_lag() -> u64 {
+    60
 }
 
 /// Resolution type; the reference's spellings are taken too.

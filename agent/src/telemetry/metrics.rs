@@ -62,6 +62,22 @@ pub fn render(status: &Status) -> String {
     }
     family(
         &mut page,
+        "bedside_destination_circuit",
+        "gauge",
+        "1 for the state of the circuit: closed, open until the next try, or half-open while it is tried; with its cause.",
+    );
+    for d in &status.destinations {
+        let cause = d.error.as_ref().map_or("", |error| error.name.as_str());
+        let _ = writeln!(
+            page,
+            "bedside_destination_circuit{{destination=\"{}\",state=\"{}\",cause=\"{}\"}} 1",
+            label(&d.name),
+            d.circuit,
+            label(cause)
+        );
+    }
+    family(
+        &mut page,
         "bedside_destination_buffered",
         "gauge",
         "Unsent readings or messages.",
@@ -241,10 +257,12 @@ mod tests {
             .push(crate::telemetry::status::DestinationState {
                 name: "the \"ward\"\n".to_owned(),
                 link: "up",
+                circuit: "closed",
                 ..Default::default()
             });
         let page = render(&status);
         assert!(page.contains("bedside_destination_up{destination=\"the \\\"ward\\\" \"} 1\n"));
+        assert!(page.contains("ward\\\" \",state=\"closed\",cause=\"\"} 1\n"));
         assert!(
             page.lines()
                 .all(|line| line.starts_with('#') || line.rsplit(' ').next().unwrap().parse::<f64>().is_ok())

@@ -152,6 +152,8 @@ pub struct DestinationState {
     pub counts: &'static str,
     /// `up`, `down`, or `idle` before the first exchange.
     pub link: &'static str,
+    /// `closed` (it is used), `open` (not before the next try) or `half-open` (it is being tried).
+    pub circuit: &'static str,
     /// Why it cannot be reached.
     pub error: Option<ErrorRecord>,
     /// Seconds until the next try.

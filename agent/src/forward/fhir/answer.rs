@@ -12,6 +12,8 @@ pub struct Answer {
     pub status: u16,
     /// Version of the resource after it.
     pub version: Option<String>,
+    /// Id of the resource, from `Location`.
+    pub id: Option<String>,
     /// The resource or search result.
     pub resource: Option<Value>,
     /// The `OperationOutcome` of an error.
@@ -28,18 +30,21 @@ impl Answer {
         let status = response.get("status")?.as_str()?.trim().get(..3)?.parse().ok()?;
         let resource = entry.remove("resource").filter(|resource| !resource.is_null());
         let etag = response.get("etag").and_then(Value::as_str);
-        Some(Answer::new(
-            status,
-            etag,
-            resource,
-            response.get("outcome").cloned(),
-        ))
+        let location = response.get("location").and_then(Value::as_str);
+        let outcome = response.get("outcome").cloned();
+        Some(Answer {
+            id: location.and_then(id_in),
+            ..Answer::new(status, etag, resource, outcome)
+        })
     }
 
     /// Of a response to a request of its own; the body may be empty.
     pub fn of_response(response: &HttpResponse) -> Answer {
         let body = serde_json::from_slice(response.body.bytes()).ok();
-        Answer::new(response.status, response.header("etag"), body, None)
+        Answer {
+            id: response.header("location").and_then(id_in),
+            ..Answer::new(response.status, response.header("etag"), body, None)
+        }
     }
 
     fn new(status: u16, etag: Option<&str>, resource: Option<Value>, outcome: Option<Value>) -> Answer {
@@ -55,6 +60,7 @@ impl Answer {
         Answer {
             status,
             version,
+            id: None,
             resource,
             outcome,
         }
@@ -87,6 +93,15 @@ impl Answer {
             _ => self.status.to_string(),
         }
     }
+}
+
+/// The id in `[base]/Observation/ID/_history/VERSION`, which may be relative and without a version.
+fn id_in(location: &str) -> Option<String> {
+    let path = location.split(['?', '#']).next().unwrap_or_default();
+    let resource = path.split("/_history").next().unwrap_or_default();
+    let (_, id) = resource.trim_end_matches('/').rsplit_once("Observation/")?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    ((1..=64).contains(&id.len()) && id.chars().all(allowed)).then(|| id.to_owned())
 }
 
 fn resource_type(resource: &Value) -> Option<&str> {
@@ -239,6 +254,23 @@ mod tests {
         );
         assert_eq!(of(json!({"response": {"status": "200"}})), None);
         assert_eq!(Answer::of_entry(json!({"response": {"status": "ok"}})), None);
+    }
+
+    #[test]
+    fn the_id_that_the_server_chose_is_in_the_location() {
+        for (location, id) in [
+            (
+                "https://fhir.example/r4/Observation/a-1.b/_history/3",
+                Some("a-1.b"),
+            ),
+            ("Observation/7", Some("7")),
+            ("Observation/7/", Some("7")),
+            ("https://fhir.example/r4/Observation/", None),
+            ("Observation/not an id", None),
+            ("", None),
+        ] {
+            assert_eq!(id_in(location).as_deref(), id, "{location}");
+        }
     }
 
     #[test]

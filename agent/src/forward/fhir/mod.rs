@@ -90,7 +90,7 @@ impl FhirDestination {
         Ok(FhirDestination {
             server: Server::new(&config.url, http, authorizer, trust),
             resolver,
-            saver: Saver::default(),
+            saver: Saver::new(config.index_lag * 1_000_000),
             identity_form: match config.identity {
                 IdentityConfig::Agent => IdentityForm::Agent,
                 IdentityConfig::Medtech => IdentityForm::Medtech,

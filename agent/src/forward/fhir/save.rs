@@ -167,13 +167,20 @@ enum Built {
 }
 
 /// Saves Observations, and remembers the last ones.
-#[derive(Default)]
 pub struct Saver {
     recent: Recent,
     habits: Habits,
 }
 
 impl Saver {
+    /// A saver for a server whose searches lag behind by so many microseconds at most.
+    pub fn new(index_lag_us: u64) -> Saver {
+        Saver {
+            recent: Recent::default(),
+            habits: Habits::new(index_lag_us),
+        }
+    }
+
     /// Saves all items as far as the server lets us.
     pub async fn save(&mut self, server: &mut Server, items: Vec<Item>, sent: &impl SentPeriods) -> Saved {
         let mut saved = Saved::default();
@@ -435,14 +442,18 @@ impl Saver {
             let tried_too_much = self.habits.learn(&item.identity, &entry, &answer);
             if answer.is_success() {
                 saved.written += 1;
-                // Without the id that the server chose it could not be written over: it is read next time.
-                let has_id = entry
-                    .resource
-                    .as_ref()
-                    .is_some_and(|resource| resource.get("id").is_some());
+                let mut resource = entry.resource.clone().unwrap_or_default();
+                if let (None, Some(id)) = (resource.get("id"), &answer.id) {
+                    resource["id"] = Value::from(id.as_str());
+                }
+                // Without the id that the server chose it could not be written over: it is searched for next time.
+                let has_id = resource.get("id").is_some();
+                if !has_id {
+                    self.habits.unanswered(&item.identity, &entry);
+                }
                 let stored = Stored {
                     version: answer.version.filter(|_| has_id),
-                    resource: entry.resource.unwrap_or_default(),
+                    resource,
                     memory: Some(memory),
                 };
                 self.confirm(&item, stored, true, saved);

@@ -18,7 +18,7 @@ use crate::forward::Link;
 use crate::forward::auth::{AuthError, Authorizer};
 use crate::forward::http::{Http, HttpRequest, HttpResponse, Method};
 use crate::telemetry::errors::ErrorRecord;
-use bundle::{bundle_answers, bundle_of, etag};
+use bundle::{bundle_answers, bundle_of, condition};
 use embassy_time::Duration;
 use flight::{Flight, Part, Queue, landed};
 use pace::Pace;
@@ -299,8 +299,8 @@ impl Server {
             None => HttpRequest::get(url),
         }
         .header("accept", FHIR_JSON);
-        if let Some(version) = &entry.if_match {
-            request = request.header("if-match", etag(version));
+        if let Some(version) = condition(entry) {
+            request = request.header("if-match", version);
         }
         if entry.if_none_match {
             request = request.header("if-none-match", "*");

@@ -8,14 +8,12 @@ use crate::clock;
 use crate::forward::fhir::answer::Answer;
 use crate::forward::fhir::server::{Down, Entry, Server};
 use crate::forward::http::percent_encode;
+use crate::sabotage::{self, Sabotage};
 use iomt_mapping::fhir::Identity;
 use serde_json::Value;
 use std::collections::HashMap;
 
 use super::super::identity::escape;
-
-/// How long a search may lag behind a write, in microseconds.
-const INDEX_LAG_US: u64 = 60_000_000;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum NoneMatch {
@@ -31,8 +29,12 @@ enum NoneMatch {
 }
 
 /// What is known of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Habits {
+    /// How long a search may lag behind a write: microseconds.
+    index_lag_us: u64,
+    /// When the first Observation was looked for: monotonic microseconds. What was written shortly before is not known.
+    began_us: Option<u64>,
     none_match: NoneMatch,
     /// The server chooses ids: writes are conditional on the identifier.
     own_ids: bool,
@@ -43,6 +45,18 @@ pub struct Habits {
 }
 
 impl Habits {
+    /// Nothing is known yet.
+    pub fn new(index_lag_us: u64) -> Habits {
+        Habits {
+            index_lag_us,
+            began_us: None,
+            none_match: NoneMatch::default(),
+            own_ids: false,
+            asked: false,
+            uncertain: HashMap::new(),
+        }
+    }
+
     /// The first write of an Observation that nothing is known of.
     pub fn creation(&self, identity: &Identity, mut resource: Value) -> Entry {
         if self.own_ids {
@@ -128,17 +142,26 @@ impl Habits {
         Ok(self.own_ids)
     }
 
-    /// No answer came to this creation: where the server chooses ids, only a search tells whether it was carried out.
+    /// No answer came to this creation, or none that tells the id: where the server chooses ids, only a search tells
+    /// whether it was carried out.
     pub fn unanswered(&mut self, identity: &Identity, entry: &Entry) {
         if self.own_ids && entry.if_match.is_none() {
-            let until = clock::monotonic_us() + INDEX_LAG_US;
+            let until = clock::monotonic_us() + self.index_lag_us;
             self.uncertain.insert(identity.id.clone(), until);
         }
     }
 
-    /// Whether a search that finds nothing may only lag behind.
+    /// Whether a search that finds nothing may only lag behind. That holds for everything for a while after the start:
+    /// the process before this one may have written it and ended before it was confirmed.
     pub fn may_exist(&mut self, identity: &str) -> bool {
+        if sabotage::is_on(Sabotage::ResendBlindly) {
+            return false;
+        }
         let now = clock::monotonic_us();
+        let began = *self.began_us.get_or_insert(now);
+        if self.own_ids && now < began + self.index_lag_us {
+            return true;
+        }
         self.uncertain.retain(|_, until| *until > now);
         self.uncertain.contains_key(identity)
     }

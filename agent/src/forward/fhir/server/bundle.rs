@@ -3,6 +3,7 @@
 use super::Entry;
 use crate::forward::fhir::answer::Answer;
 use crate::forward::http::HttpResponse;
+use crate::sabotage::{self, Sabotage};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -51,7 +52,7 @@ fn body_of(entry: &Entry) -> Vec<u8> {
         request: BundleRequest {
             method: entry.method.name(),
             url: &entry.path,
-            if_match: entry.if_match.as_deref().map(etag),
+            if_match: condition(entry),
             if_none_match: entry.if_none_match.then_some("*"),
         },
     };
@@ -59,8 +60,16 @@ fn body_of(entry: &Entry) -> Vec<u8> {
     serde_json::to_vec(&entry).unwrap_or_default()
 }
 
+/// The value of `If-Match` for this entry.
+pub fn condition(entry: &Entry) -> Option<String> {
+    let version = entry.if_match.as_deref();
+    version
+        .filter(|_| !sabotage::is_on(Sabotage::NoIfMatch))
+        .map(etag)
+}
+
 /// A version as `If-Match` wants it.
-pub fn etag(version: &str) -> String {
+fn etag(version: &str) -> String {
     format!("W/\"{version}\"")
 }
 
