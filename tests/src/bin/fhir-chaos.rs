@@ -354,7 +354,7 @@ async fn life(
             let watching = tokio::task::spawn_local(async move {
                 let agent: Rc<Agent> = agent.await?;
                 let all_sent = move || turn.load(Ordering::Relaxed) >= turns;
-                let states = quiet(&agent, all_sent, 10 * 86_400).await;
+                let states = quiet(&agent, all_sent, 2 * 86_400).await;
                 stop.send_replace(true);
                 Ok::<_, anyhow::Error>(states)
             });
@@ -502,6 +502,7 @@ fn message(text: String, context: &SourceContext) -> Message {
         properties: Vec::new(),
         device_id: None,
         possible_repeat: false,
+        record: None,
         ack: None,
     }
 }
