@@ -370,9 +370,8 @@ async fn failed_commit(
 pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
     let _writing = pipeline.bounds.writing.lock().await;
     // Rows may name packs that no message has named yet.
-    match pipeline.save_packs().await {
-        Err(error) => return failed_commit(pipeline, error, false, Room::Plenty).await,
-        Ok(()) => {}
+    if let Err(error) = pipeline.save_packs().await {
+        return failed_commit(pipeline, error, false, Room::Plenty).await;
     }
     let Some(changes) = changes(pipeline, true) else {
         return Ok(());

@@ -137,7 +137,9 @@ mod tests {
         block_on(async {
             let [one, two] = [(); 2].map(|()| {
                 let meeting = Arc::clone(&meeting);
-                worker.start(move || drop(meeting.wait()))
+                worker.start(move || {
+                    meeting.wait();
+                })
             });
             assert_eq!((one.await, two.await), (Ok(()), Ok(())));
         });

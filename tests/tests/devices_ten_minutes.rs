@@ -308,7 +308,7 @@ fn streaming_devices_have_no_gaps(journal: &[Heard]) {
         let times: Vec<f64> = journal
             .iter()
             .filter(|heard| heard.name == name && heard.body["kind"] == "vitals")
-            .map(|heard| at(heard))
+            .map(at)
             .collect();
         let longest = every as f64 + 1.1;
         for (from, to, missing) in audible(name) {

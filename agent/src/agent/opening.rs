@@ -166,17 +166,16 @@ pub(super) async fn open(
     }
 }
 
-type OpenStore = (Store, Recovered);
+type OpenStore = Box<(Store, Recovered)>;
+
+/// Why it could not be opened, and what is open for the next try.
+type Failed = (StoreError, Option<OpenStore>);
 
 /// Opens the store unless it is open already, and enters what the configuration names. A store that was opened is kept for
 /// the next try, so that tries do not count as starts, unless its files have to be closed.
-fn attempt(
-    config: &Config,
-    folder: &Path,
-    opened: Option<OpenStore>,
-) -> Result<Opened, (StoreError, Option<OpenStore>)> {
+fn attempt(config: &Config, folder: &Path, opened: Option<OpenStore>) -> Result<Opened, Failed> {
     let (mut store, recovered) = match opened {
-        Some(opened) => opened,
+        Some(opened) => *opened,
         None => Store::open_with(folder, &config.store.encryption).map_err(|error| (error, None))?,
     };
     match enter(config, &mut store) {
@@ -191,7 +190,7 @@ fn attempt(
         }),
         Err(error) => {
             let close = Trouble::of(&error, folder).is_none_or(Trouble::needs_reopening);
-            Err((error, (!close).then_some((store, recovered))))
+            Err((error, (!close).then(|| Box::new((store, recovered)))))
         }
     }
 }

@@ -106,7 +106,8 @@ async fn send_again(context: &Context, correction: &Correction) -> Result<(), St
     let destination = context.handle.id;
     // What comes later is resolved by what is known now.
     let until = pipeline.outbox.borrow().progress().cursor;
-    let mut places: BTreeMap<(u32, Option<i64>), Vec<(Position, u32)>> = BTreeMap::new();
+    // By series and period: position and match number.
+    let mut places = BTreeMap::<(u32, Option<i64>), Vec<(Position, u32)>>::new();
     let mut oldest = i64::MAX;
     let mut from = first_position(pipeline, &correction.change).await?;
     while from <= until {

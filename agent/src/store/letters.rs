@@ -163,10 +163,11 @@ impl Store {
     pub fn put_back(&mut self, stored: &StoredMessage) -> Result<bool, StoreError> {
         let at = stored.position;
         let holds = |segment: &&mut super::Segment| segment.first <= at;
-        let place = match self.segments.iter_mut().rposition(|s| holds(&s)) {
-            Some(place) => place,
-            None => 0,
-        };
+        let place = self
+            .segments
+            .iter_mut()
+            .rposition(|s| holds(&s))
+            .unwrap_or_default();
         let Some(segment) = self.segments.get_mut(place) else {
             return Ok(false);
         };

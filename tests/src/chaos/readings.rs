@@ -39,7 +39,7 @@ pub fn messages(turn: u64) -> [Vec<String>; 3] {
     pulses.extend(of_all(
         &|name, device| json!({"device": name, "time": time, "wave": pulse(device, turn)}),
     ));
-    if turn % PRESSURE_EVERY != 0 {
+    if !turn.is_multiple_of(PRESSURE_EVERY) {
         return [pulses, Vec::new(), Vec::new()];
     }
     [

@@ -264,8 +264,11 @@ pub(super) fn of_measurements(
     })
 }
 
-/// Body and headers of an event that is sent in the form of a single one; none when it is no element of a batch.
-pub(super) fn as_single(element: &[u8]) -> Option<(Vec<u8>, Vec<(String, String)>)> {
+/// Body and headers.
+type SingleEvent = (Vec<u8>, Vec<(String, String)>);
+
+/// An event that is sent in the form of a single one; none when it is no element of a batch.
+pub(super) fn as_single(element: &[u8]) -> Option<SingleEvent> {
     let element: Value = serde_json::from_slice(element).ok()?;
     let body = element.get("Body")?.as_str()?;
     let body = match element.get("IsBodyBase64") {

@@ -376,6 +376,7 @@ fn with_the_device_as_partition_key_every_device_keeps_its_order() {
 /// Answers after a pause; notes how many were open, of each key and of all.
 struct Slow(Mutex<(HashMap<String, usize>, usize, usize, usize)>);
 
+#[allow(clippy::disallowed_methods, reason = "an answer that takes its time")]
 impl HttpClient for Slow {
     fn execute(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let key = request

@@ -443,8 +443,8 @@ impl Saver {
             if answer.is_success() {
                 saved.written += 1;
                 let mut resource = entry.resource.clone().unwrap_or_default();
-                if let (None, Some(id)) = (resource.get("id"), &answer.id) {
-                    resource["id"] = Value::from(id.as_str());
+                if let (Some(object), Some(id)) = (resource.as_object_mut(), &answer.id) {
+                    object.entry("id").or_insert_with(|| Value::from(id.as_str()));
                 }
                 // Without the id that the server chose it could not be written over: it is searched for next time.
                 let has_id = resource.get("id").is_some();

@@ -3,11 +3,14 @@
 use super::{Outbox, Position};
 use std::collections::{HashMap, HashSet};
 
+/// Series and period of a row.
+type Slot = (u32, Option<i64>);
+
 /// Readings in the rows of a destination.
 #[derive(Debug, Default)]
 pub struct Unsent {
     named: HashSet<(Position, u32)>,
-    ranges: HashMap<(u32, Option<i64>), Vec<(Position, Position)>>,
+    ranges: HashMap<Slot, Vec<(Position, Position)>>,
 }
 
 impl Unsent {
