@@ -20,8 +20,6 @@ pub enum Sabotage {
     NoJitter,
     /// Which records of devices were committed is not remembered.
     ForgetRecords,
-    /// The driver of a serial line is made anew with each opening of the port, and forgets what it has handed over.
-    ForgetfulDriver,
     /// What was read from a serial line when it was unplugged is not looked at.
     LoseLastRead,
     /// A changed Observation is written over whatever the server holds by now.
@@ -45,7 +43,6 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("trust-failed-sync", Sabotage::TrustFailedSync),
     ("no-jitter", Sabotage::NoJitter),
     ("forget-records", Sabotage::ForgetRecords),
-    ("forgetful-driver", Sabotage::ForgetfulDriver),
     ("lose-last-read", Sabotage::LoseLastRead),
     ("no-if-match", Sabotage::NoIfMatch),
     ("resend-blindly", Sabotage::ResendBlindly),

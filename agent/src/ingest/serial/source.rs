@@ -136,9 +136,6 @@ impl Source {
                     let (began, frames) = (Instant::now(), self.status().frames.get());
                     let end = self.read(port, &path).await;
                     self.close();
-                    if sabotage::is_on(Sabotage::ForgetfulDriver) {
-                        self.driver = (self.device.make)();
-                    }
                     match end {
                         End::Gone(why) => self.report(open::lost(&path, &why), false),
                         End::Stopped => return,
