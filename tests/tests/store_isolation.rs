@@ -40,7 +40,7 @@ fn a_message_that_ends_the_process_becomes_a_dead_letter_and_the_others_arrive()
     };
     while !stays(&mut agent) {
         starts += 1;
-        assert!(starts <= 5, "{}", gateway.log());
+        assert!(starts <= 7, "{}", gateway.log());
         agent = gateway.start();
     }
     wait_for(&server, &all, LIMIT, || gateway.log());

@@ -2,15 +2,14 @@
 //!
 //! A start notes the cursor that it found. When the start before it found the same one, the messages behind it may be what
 //! ended the program: they are normalized one at a time, each with a mark of its position that is durable before. A mark
-//! that is still there at a start names the message that was being normalized when the process ended; it becomes a dead
-//! letter and is not read again.
+//! that is still there at a start names the message that was being normalized when the process ended. Found three times for
+//! the same message it is no chance (somebody pulled the plug): the message becomes a dead letter and is not read again.
 //!
 //! A sender whose acknowledgement did not leave before the end sends the message again, under a new position, so a message
 //! is recognised by its content too: each copy of one that was found is set aside without ending the process once more.
 //!
 //! A mark is synced when it is set and not when it is cleared: the end of a process keeps what was written, so the next
-//! start does not find the mark of a message that was through. After a power cut it may, and a message is set aside that
-//! did nothing; it is whole in the dead letters.
+//! start does not find the mark of a message that was through. After a power cut it may.
 
 use super::{Store, StoreError};
 use crate::message::{Message, Position, StoredMessage};
@@ -26,12 +25,18 @@ const MARK: &str = "normalizing";
 /// may be far behind the message that ends the process.
 const FIRST_CAREFUL: u64 = 1_024;
 
+/// Ends during the same message that make it the cause.
+const ENDS: u32 = 3;
+
 /// What starts note about the cursor that they find.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Notes {
     cursor: Position,
     /// Starts that found it.
     starts: u32,
+    /// The message whose mark was found last, and how often in a row.
+    #[serde(default)]
+    suspect: Option<(Position, u32)>,
     /// Messages that ended the process.
     killers: Vec<Killer>,
 }
@@ -107,14 +112,19 @@ impl Store {
         }
         notes.starts = notes.starts.saturating_add(u32::from(waiting > 0));
         if let Some(position) = mark {
-            notes.killers.push(Killer {
-                position,
-                content: self.content_at(position),
-            });
+            let before = notes.suspect.filter(|(suspect, _)| *suspect == position);
+            let ends = before.map_or(0, |(_, ends)| ends) + 1;
+            notes.suspect = (ends < ENDS).then_some((position, ends));
+            if ends >= ENDS {
+                notes.killers.push(Killer {
+                    position,
+                    content: self.content_at(position),
+                });
+            }
         }
         let careful_until = match (mark, notes.starts) {
             // Progress past it ends the careful mode.
-            (Some(killer), _) => killer,
+            (Some(marked), _) => marked,
             (None, 0 | 1) => 0,
             (None, starts) => {
                 let messages = FIRST_CAREFUL << (starts - 2).min(32);
@@ -207,6 +217,15 @@ mod tests {
         }
     }
 
+    /// The process ended as often during this message as makes it the cause.
+    fn ended_at(folder: &Path, position: Position) {
+        for _ in 0..ENDS {
+            let (mut store, isolation) = start(folder);
+            assert!(!positions(&isolation).contains(&position), "too early");
+            store.mark(position).unwrap();
+        }
+    }
+
     fn positions(isolation: &Isolation) -> Vec<Position> {
         isolation.killers.iter().map(|killer| killer.position).collect()
     }
@@ -249,12 +268,12 @@ mod tests {
     fn a_message_whose_mark_is_found_is_remembered_as_long_as_the_journal_holds_it() {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path(), 9);
-        start(folder.path()).0.mark(4).unwrap();
+        ended_at(folder.path(), 4);
         let (store, found) = start(folder.path());
         assert_eq!((found.careful_until, positions(&found)), (4, vec![4]));
         drop(store);
         // The cursor was not stored when the next one ended the process.
-        start(folder.path()).0.mark(6).unwrap();
+        ended_at(folder.path(), 6);
         let (mut store, isolation) = start(folder.path());
         assert_eq!(positions(&isolation), [4, 6]);
         progress(&mut store, 5);
@@ -269,7 +288,7 @@ mod tests {
     fn a_copy_of_a_message_that_ended_the_process_is_recognised_under_its_new_position() {
         let folder = tempfile::tempdir().unwrap();
         filled(folder.path(), 9);
-        start(folder.path()).0.mark(4).unwrap();
+        ended_at(folder.path(), 4);
         let (mut store, isolation) = start(folder.path());
         let copy = store.read_from(4, 1).unwrap().messages.swap_remove(0).message;
         store

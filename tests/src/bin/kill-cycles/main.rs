@@ -169,6 +169,14 @@ fn main() -> anyhow::Result<ExitCode> {
         end_in_order(&gateway, &mut agent)?;
     }
     if !finding.is_clean() {
+        // What the agent itself says of it.
+        if let Some(status) = gateway.status() {
+            let [dead, ledger] = ["dead_letters", "ledger"].map(|name| &status[name]);
+            eprintln!(
+                "accounts: {}\ndead letters: {dead}\nledger: {ledger}",
+                status["summary"]
+            );
+        }
         eprintln!("{finding}");
     }
     let line = json!({
