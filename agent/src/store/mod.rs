@@ -208,7 +208,7 @@ pub struct Statistics {
     /// Bytes of the batches that hold them.
     pub batch_bytes: u64,
     /// Bytes that reach the medium for the commits, as far as the store knows: pages of the write-ahead log, of the database
-    /// when it takes them over, and of the file system's own journal. `flash-bench` compares it with what a device counts.
+    /// when it takes them over, and of the file system's own journal. `flash-bench` compares it with what a device counts: a fifth more.
     pub device_bytes: u64,
     /// Bytes that were written again because something around them was given up.
     pub rewritten_bytes: u64,
