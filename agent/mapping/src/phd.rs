@@ -1,5 +1,9 @@
 //! Numbers of personal health devices (IEEE 11073-20601 FLOAT and SFLOAT) as decimal text: the exponent is precision, so
-//! `2.0` and `2.00` stay apart, as the HL7 Personal Health Device guide asks.
+//! `2.0` and `2.00` stay apart, as the HL7 Personal Health Device guide asks. Beside them what the guide says about the
+//! clocks of devices ([`time`]) and about identifiers ([`identifier`]).
+
+pub mod identifier;
+pub mod time;
 
 /// A device's number that is none, with the FHIR data-absent-reason code that stands for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
