@@ -14,6 +14,7 @@ pub mod corrections;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod durable;
 pub mod forward;
 pub mod group;
 pub mod ingest;

@@ -28,6 +28,18 @@ pub enum Sabotage {
     ResendBlindly,
     /// A message that holds [`ABORT_MARKER`] ends the process when it is normalized.
     AbortOnMarker,
+    /// The names in a folder are not synced after files were created or renamed in it.
+    SkipDirectorySync,
+    /// A file is renamed to its place before its content is synced.
+    RenameBeforeSync,
+    /// The schema is changed statement by statement, and not in one transaction.
+    MigrateInSteps,
+    /// The log is taken into the database without a sync between, and begun anew.
+    CheckpointWithoutSync,
+    /// A set of mapping packs is stored after the messages that name it, in a commit of its own.
+    RevisionAfterMessages,
+    /// What a batch is sealed with follows from its position.
+    NonceFromPosition,
     /// Whose a device is is looked up once and believed for two hours, as the MedTech service does.
     CacheTwoHours,
 }
@@ -47,6 +59,12 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("no-if-match", Sabotage::NoIfMatch),
     ("resend-blindly", Sabotage::ResendBlindly),
     ("abort-on-marker", Sabotage::AbortOnMarker),
+    ("skip-directory-sync", Sabotage::SkipDirectorySync),
+    ("rename-before-sync", Sabotage::RenameBeforeSync),
+    ("migrate-in-steps", Sabotage::MigrateInSteps),
+    ("checkpoint-without-sync", Sabotage::CheckpointWithoutSync),
+    ("revision-after-messages", Sabotage::RevisionAfterMessages),
+    ("nonce-from-position", Sabotage::NonceFromPosition),
     ("cache-two-hours", Sabotage::CacheTwoHours),
 ];
 
@@ -60,14 +78,20 @@ pub const fn is_on(_fault: Sabotage) -> bool {
 #[cfg(not(feature = "sabotage"))]
 pub const fn wait_for_the_medium() {}
 
+/// Notes with which random bytes what was sealed: nobody asks.
+#[cfg(not(feature = "sabotage"))]
+pub const fn sealed_with(_random: &[u8], _place: &[u8], _plain: &[u8]) {}
+
 #[cfg(feature = "sabotage")]
-pub use turned_on::{from_environment, is_on, turn_on, wait_for_the_medium};
+pub use turned_on::{
+    Sealing, from_environment, is_on, sealed_with, take_sealings, turn_on, wait_for_the_medium,
+};
 
 #[cfg(feature = "sabotage")]
 mod turned_on {
     use super::{ALL, Sabotage};
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, OnceLock};
     use std::time::Duration;
 
     /// Takes the time that the medium needs for a sync, `BEDSIDE_SYNC_DELAY_MS` milliseconds longer than it does: a virtual
@@ -81,6 +105,41 @@ mod turned_on {
         if !delay.is_zero() {
             crate::clock::block(*delay);
         }
+    }
+
+    /// Something that was sealed, whether or not it reached the medium.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Sealing {
+        /// What key and nonce come from, beside the store's own keys.
+        pub random: Vec<u8>,
+        /// Checksum of place and plain bytes: equal for equal ones.
+        pub content: u32,
+    }
+
+    static SEALINGS: Mutex<Vec<Sealing>> = Mutex::new(Vec::new());
+
+    /// Notes with which random bytes what was sealed, for a proof that they are never used twice.
+    pub fn sealed_with(random: &[u8], place: &[u8], plain: &[u8]) {
+        let mut content = crc32fast::Hasher::new();
+        content.update(place);
+        content.update(plain);
+        if let Ok(mut sealings) = SEALINGS.lock() {
+            // Only a proof takes them; a program that runs for long must not gather them.
+            if sealings.len() < 1 << 16 {
+                sealings.push(Sealing {
+                    random: random.to_vec(),
+                    content: content.finalize(),
+                });
+            }
+        }
+    }
+
+    /// What was sealed since the last call.
+    pub fn take_sealings() -> Vec<Sealing> {
+        SEALINGS
+            .lock()
+            .map(|mut sealings| std::mem::take(&mut *sealings))
+            .unwrap_or_default()
     }
 
     /// A bit for each fault.

@@ -7,9 +7,11 @@ use super::set_aside::{CONDEMNED, is_damage, needs_no_look, set_aside};
 use super::{Statistics, Store, StoreError, schema, vault};
 use crate::clock;
 use crate::config::Encryption;
+use crate::durable;
 use crate::message::SourceId;
 use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, ErrorCode, params};
+use std::io::Write;
 use std::path::Path;
 
 /// Openings in a row that find damage before a file is set aside.
@@ -97,8 +99,10 @@ impl Store {
     /// # Errors
     /// When the note cannot be written.
     pub fn condemn_in(folder: &Path, reason: &str) -> Result<(), StoreError> {
-        std::fs::write(folder.join(CONDEMNED), reason)?;
-        std::fs::File::open(folder)?.sync_all()?;
+        let mut note = std::fs::File::create(folder.join(CONDEMNED))?;
+        note.write_all(reason.as_bytes())?;
+        durable::sync_file(&note)?;
+        durable::sync_folder(folder)?;
         Ok(())
     }
 
@@ -196,7 +200,7 @@ pub(super) fn prepare_file(connection: &Connection, file: &Path) -> Result<(), S
     // SQLite syncs the folder too, once for a new log, but does not look whether that succeeded: without its name the log
     // would be gone after a power cut, with every commit in it.
     if let Some(folder) = file.parent() {
-        std::fs::File::open(folder)?.sync_all()?;
+        durable::sync_folder(folder)?;
     }
     Ok(())
 }
@@ -210,7 +214,14 @@ fn rewrite_log(connection: &Connection) -> Result<(), StoreError> {
     if sabotage::is_on(Sabotage::TrustFailedSync) {
         return Ok(());
     }
-    match connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+    if sabotage::is_on(Sabotage::CheckpointWithoutSync) {
+        connection.pragma_update(None, "synchronous", "OFF")?;
+    }
+    let done = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+    if sabotage::is_on(Sabotage::CheckpointWithoutSync) {
+        connection.pragma_update(None, "synchronous", "FULL")?;
+    }
+    match done {
         // A disk that is full loses nothing that it has, and what is in the store can still be sent.
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Ok(()),
         other => Ok(other?),

@@ -1,12 +1,22 @@
 //! A damaged file is put aside under a dated name, with its write-ahead log: it is evidence, and what can be read is salvaged.
+//!
+//! The log holds commits that the file does not have, so the two must keep names that belong together. A power cut may come
+//! between the two renames: where they go is noted before the first and forgotten after the last, and a start that finds the
+//! note goes on with it (proof `power-cuts --class set-aside`).
 
 use super::StoreError;
-use crate::clock;
+use crate::{clock, durable};
 use rusqlite::ErrorCode;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Name of the note that the running program leaves when it finds the file damaged.
 pub(super) const CONDEMNED: &str = "store.db.condemned";
+
+/// Name of the note that says under which name a file is being put aside.
+const UNDER_WAY: &str = "store.db.setting-aside";
+/// What every such name begins with.
+const ASIDE: &str = "store.db.damaged-";
 
 /// Why a file is set aside without being opened, if it is.
 ///
@@ -21,12 +31,17 @@ pub(super) fn needs_no_look(file: &Path) -> std::io::Result<Option<String>> {
     if database.as_ref().is_some_and(std::fs::Metadata::is_dir) {
         return Ok(Some("a folder is in the place of the file".to_owned()));
     }
+    let under_way = file.with_file_name(UNDER_WAY);
+    if database.is_some() && !note.exists() && noted_place(&under_way).is_some() {
+        return Ok(Some("the power went while it was put aside".to_owned()));
+    }
     if database.is_some() && note.exists() {
         let reason = std::fs::read_to_string(&note).unwrap_or_default();
         return Ok(Some(format!("found while running: {}", reason.trim())));
     }
-    // A note without a file is what a power cut leaves after the file was renamed.
+    // Notes without a file are what a power cut leaves after the file was renamed.
     remove_note(&note)?;
+    remove_note(&under_way)?;
     let log = beside(file, "-wal");
     let empty = database.is_none_or(|found| found.len() == 0);
     if empty && std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
@@ -43,7 +58,7 @@ fn remove_note(note: &Path) -> std::io::Result<()> {
     }
     std::fs::remove_file(note)?;
     match note.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        Some(folder) => durable::sync_folder(folder),
         None => Ok(()),
     }
 }
@@ -76,19 +91,44 @@ pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Puts `file` and what lies beside it aside; gives its new name.
-pub(super) fn set_aside(file: &Path) -> std::io::Result<PathBuf> {
+/// The place that a note names, if it is a whole one.
+fn noted_place(note: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(note).ok()?;
+    let name = text.strip_suffix('\n')?;
+    (name.starts_with(ASIDE) && !name.contains('/')).then(|| note.with_file_name(name))
+}
+
+/// Where `file` goes: where an earlier start wanted it, or under a name of now. It is noted durably when this returns.
+fn place_for(file: &Path) -> std::io::Result<PathBuf> {
+    let under_way = file.with_file_name(UNDER_WAY);
+    if let Some(place) = noted_place(&under_way) {
+        return Ok(place);
+    }
     let date: String = clock::wall()
         .to_string()
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    let mut aside = file.with_extension(format!("db.damaged-{date}"));
+    let mut aside = file.with_file_name(format!("{ASIDE}{date}"));
     let mut number = 1;
-    while aside.exists() {
+    while aside.exists() || beside(&aside, "-wal").exists() {
         number += 1;
-        aside = file.with_extension(format!("db.damaged-{date}-{number}"));
+        aside = file.with_file_name(format!("{ASIDE}{date}-{number}"));
     }
+    let mut note = std::fs::File::create(&under_way)?;
+    let name = aside.file_name().unwrap_or_default().as_encoded_bytes();
+    note.write_all(name)?;
+    note.write_all(b"\n")?;
+    durable::sync_file(&note)?;
+    if let Some(folder) = file.parent() {
+        durable::sync_folder(folder)?;
+    }
+    Ok(aside)
+}
+
+/// Puts `file` and what lies beside it aside; gives its new name.
+pub(super) fn set_aside(file: &Path) -> std::io::Result<PathBuf> {
+    let aside = place_for(file)?;
     for suffix in ["-wal", "-shm"] {
         let log = beside(file, suffix);
         if log.exists() {
@@ -100,8 +140,9 @@ pub(super) fn set_aside(file: &Path) -> std::io::Result<PathBuf> {
     }
     if let Some(folder) = file.parent() {
         // The rename is durable before the new file is trusted, and before the note goes.
-        std::fs::File::open(folder)?.sync_all()?;
+        durable::sync_folder(folder)?;
     }
     remove_note(&file.with_file_name(CONDEMNED))?;
+    remove_note(&file.with_file_name(UNDER_WAY))?;
     Ok(aside)
 }

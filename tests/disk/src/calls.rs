@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 enum Open {
     File(usize, bool),
-    Folder,
+    Folder(PathBuf),
 }
 
 /// What a call that fails says.
@@ -241,7 +241,7 @@ fn failed(number: c_int) -> c_int {
 fn refused(descriptor: c_int, does: Does) -> Option<c_int> {
     with(|disk| match disk.open.get(&descriptor)? {
         Open::File(..) => disk.refuses(does),
-        Open::Folder => None,
+        Open::Folder(_) => None,
     })
 }
 
@@ -297,7 +297,7 @@ unsafe fn open_any(path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
                     }
                     Open::File(file, flags & libc::O_APPEND != 0)
                 }
-                None => Open::Folder,
+                None => Open::Folder(inside),
             };
             disk.open.insert(descriptor, open)
         });
@@ -418,7 +418,7 @@ macro_rules! syncs {
             let number = with(|disk| {
                 let file = match disk.open.get(&descriptor)? {
                     Open::File(file, _) => Some(*file),
-                    Open::Folder => None,
+                    Open::Folder(_) => None,
                 };
                 let number = disk.refuses(Does::Sync)?;
                 if let Some(file) = file {
@@ -429,9 +429,15 @@ macro_rules! syncs {
             if let Some(number) = number {
                 return failed(number);
             }
-            let done = with(|disk| match *disk.open.get(&descriptor)? {
-                Open::File(file, _) => Some(disk.step(true, |medium| medium.sync(file))),
-                Open::Folder => Some(disk.step(true, Medium::sync_names)),
+            let done = with(|disk| match disk.open.get(&descriptor)? {
+                Open::File(file, _) => {
+                    let file = *file;
+                    Some(disk.step(true, |medium| medium.sync(file)))
+                }
+                Open::Folder(folder) => {
+                    let folder = folder.clone();
+                    Some(disk.step(true, |medium| medium.sync_names(&folder)))
+                }
             });
             match done {
                 Some(true) => 0,
@@ -488,6 +494,34 @@ pub unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     }
     // SAFETY: the caller's promise.
     unsafe { libc::syscall(libc::SYS_unlinkat, libc::AT_FDCWD, path, 0) as c_int }
+}
+
+/// `unlinkat`, with which `std` removes whole folders.
+///
+/// # Safety
+/// As the C library's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unlinkat(folder: c_int, path: *const c_char, flags: c_int) -> c_int {
+    let done = with(|disk| {
+        // SAFETY: the caller's promise.
+        let name = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(path) }.to_bytes()));
+        let whole = if name.is_absolute() || folder == libc::AT_FDCWD {
+            name.to_owned()
+        } else {
+            std::fs::read_link(format!("/proc/self/fd/{folder}"))
+                .ok()?
+                .join(name)
+        };
+        let inside = whole.strip_prefix(&disk.folder).ok()?.to_owned();
+        // Folders have no entry of their own here.
+        disk.medium.find(&inside)?;
+        Some(disk.step(false, |medium| medium.remove(&inside)))
+    });
+    if done == Some(false) {
+        return no_power();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { libc::syscall(libc::SYS_unlinkat, folder, path, flags) as c_int }
 }
 
 /// `read`.

@@ -35,7 +35,33 @@ impl Image {
     /// The file system's.
     pub fn write_to(&self, folder: &Path) -> std::io::Result<()> {
         for (name, content) in &self.0 {
-            std::fs::write(folder.join(name), content)?;
+            let path = folder.join(name);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::write(path, content)?;
+        }
+        Ok(())
+    }
+
+    /// The files below `folder` as they are.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn of_folder(folder: &Path) -> std::io::Result<Image> {
+        let mut image = Image::default();
+        image.take(folder, folder)?;
+        Ok(image)
+    }
+
+    fn take(&mut self, top: &Path, folder: &Path) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                self.take(top, &path)?;
+            } else if let Ok(name) = path.strip_prefix(top) {
+                self.0.insert(name.to_owned(), std::fs::read(&path)?);
+            }
         }
         Ok(())
     }
@@ -63,10 +89,34 @@ fn name(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
         Naming::Create(path, file) => drop(names.insert(path.clone(), *file)),
         Naming::Remove(path) => drop(names.remove(path)),
         Naming::Rename(from, to) => {
-            if let Some(file) = names.remove(from) {
-                names.insert(to.clone(), file);
+            // A folder takes what is in it along.
+            let moved: Vec<PathBuf> = names
+                .keys()
+                .filter(|path| path.starts_with(from))
+                .cloned()
+                .collect();
+            for old in moved {
+                let rest = old.strip_prefix(from).unwrap_or(Path::new(""));
+                let new = if rest.as_os_str().is_empty() {
+                    to.clone()
+                } else {
+                    to.join(rest)
+                };
+                if let Some(file) = names.remove(&old) {
+                    names.insert(new, file);
+                }
             }
         }
+    }
+}
+
+impl Naming {
+    /// Whether a sync of `folder` makes it durable.
+    fn is_in(&self, folder: &Path) -> bool {
+        let path = match self {
+            Naming::Create(path, _) | Naming::Remove(path) | Naming::Rename(_, path) => path,
+        };
+        path.parent() == Some(folder)
     }
 }
 
@@ -158,10 +208,14 @@ impl Medium {
         }
     }
 
-    /// A synced folder keeps its names.
-    pub(crate) fn sync_names(&mut self) {
-        self.unsynced_names.clear();
-        self.durable_names = self.names.clone();
+    /// A synced folder keeps its names; those of other folders may still be lost.
+    pub(crate) fn sync_names(&mut self, folder: &Path) {
+        let (here, elsewhere): (Vec<Naming>, Vec<Naming>) = std::mem::take(&mut self.unsynced_names)
+            .into_iter()
+            .partition(|naming| naming.is_in(folder));
+        here.iter()
+            .for_each(|naming| name(&mut self.durable_names, naming));
+        self.unsynced_names = elsewhere;
     }
 
     /// What a cut now leaves: names change in their order up to some point, as a journal keeps them; of the changes to
@@ -217,7 +271,7 @@ mod tests {
         let file = medium.create(path);
         medium.write(file, 0, &[1; 1024]);
         medium.sync(file);
-        medium.sync_names();
+        medium.sync_names(Path::new(""));
         medium.write(file, 512, &[2; 1024]);
         let mut lengths = std::collections::BTreeSet::new();
         for seed in 0..200 {
@@ -238,7 +292,7 @@ mod tests {
             medium.write(file, 0, b"x");
             medium.sync_refused(file, &mut Chance(*seed));
             medium.sync(file);
-            medium.sync_names();
+            medium.sync_names(Path::new(""));
             medium.after_cut(&mut Chance(1)).0[Path::new("a")].is_empty()
         });
         assert!((1..100).contains(&lost.count()));
@@ -252,5 +306,30 @@ mod tests {
         medium.sync(file);
         let there = (0..100).filter(|seed| !medium.after_cut(&mut Chance(*seed)).0.is_empty());
         assert!((1..100).contains(&there.count()));
+    }
+
+    #[test]
+    fn a_sync_of_one_folder_keeps_its_names_and_not_those_of_another() {
+        let mut medium = Medium::default();
+        medium.create(Path::new("a/x"));
+        medium.create(Path::new("b/y"));
+        medium.sync_names(Path::new("a"));
+        let with_y = (0..100).filter(|seed| {
+            let image = medium.after_cut(&mut Chance(*seed));
+            assert!(image.0.contains_key(Path::new("a/x")));
+            image.0.contains_key(Path::new("b/y"))
+        });
+        assert!((1..100).contains(&with_y.count()));
+    }
+
+    #[test]
+    fn a_folder_that_is_renamed_takes_its_files_along() {
+        let mut medium = Medium::default();
+        medium.create(Path::new("new/x"));
+        medium.sync_names(Path::new("new"));
+        medium.rename(Path::new("new"), Path::new("pack"));
+        medium.sync_names(Path::new(""));
+        let image = medium.after_cut(&mut Chance(1));
+        assert_eq!(image.0.keys().collect::<Vec<_>>(), [Path::new("pack/x")]);
     }
 }

@@ -1,6 +1,7 @@
 //! The master key: where it is, how it is made, and how a store knows that it is the right one.
 
 use crate::config::{Encryption, SecretRef};
+use crate::durable;
 use crate::packs::hexadecimal;
 use crate::store::StoreError;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -99,7 +100,7 @@ fn make(path: &Path) -> std::io::Result<()> {
         .mode(0o600)
         .open(&beside)?;
     file.write_all(format!("{}\n", hexadecimal(&key)).as_bytes())?;
-    file.sync_all()?;
+    durable::sync_file(&file)?;
     std::fs::rename(&beside, path)?;
-    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    durable::sync_folder(path.parent().unwrap_or(Path::new(".")))
 }

@@ -64,6 +64,7 @@ pub use key::MasterKey;
 
 use super::codec::Damaged;
 use crate::message::Position;
+use crate::sabotage::{self, Sabotage};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -152,6 +153,13 @@ impl Vault {
         let mut random = [0; RANDOM];
         let no_chance = |_| std::io::Error::other("the operating system gives no random bytes");
         keys.chance.fill(&mut random).map_err(no_chance)?;
+        if sabotage::is_on(Sabotage::NonceFromPosition) {
+            random = [0; RANDOM];
+            random
+                .iter_mut()
+                .zip(first.to_le_bytes())
+                .for_each(|(place, byte)| *place = byte);
+        }
         seal(&keys.batch, random, &first.to_le_bytes(), plain).map(Some)
     }
 
@@ -249,6 +257,7 @@ fn cipher(key: &hmac::Key, random: &[u8]) -> Option<(LessSafeKey, Nonce)> {
 fn seal(key: &hmac::Key, random: [u8; RANDOM], place: &[u8], plain: &[u8]) -> std::io::Result<Vec<u8>> {
     let failed = || std::io::Error::other("a value cannot be sealed");
     let (cipher, nonce) = cipher(key, &random).ok_or_else(failed)?;
+    sabotage::sealed_with(&random, place, plain);
     let mut sealed = Vec::with_capacity(RANDOM + plain.len() + CHACHA20_POLY1305.tag_len());
     sealed.extend_from_slice(&random);
     sealed.extend_from_slice(plain);

@@ -1,31 +1,8 @@
-//! Power cuts against the store and its outbox: `power-cuts --cuts N --seed S [--troubles] [--sabotage NAME]`.
-//!
-//! With `--troubles` calls of the disk fail between the cuts too, at any place and for any number of calls: no room, a write
-//! cut short, a device that refuses writes, syncs or reads, a medium that is read-only. The life goes on through it as the
-//! agent does, and everything below is judged the same.
-//!
-//! The real store lives on a disk that forgets what was not synced ([`bedside_disk`]); the loops around it are played in
-//! one thread in the order of chance: a sender that sends again what was not acknowledged, normalizing, two destinations
-//! that take, refuse or park readings, commits of progress, dropped segments, orderly restarts. Sender and destinations
-//! outlive the cuts. At a random file operation, also within opening and closing, the power goes; what is left of the disk
-//! is judged, and the next life starts on it.
-//!
-//! Judged after every cut: each message whose acknowledgement was seen is in the journal once, or all its readings came
-//! through and its segment was dropped; each reading is told to its destination, or behind the cursor, or in a row; no
-//! confirmed reading is sent again, and none ever under another event id; the counters balance; SQLite finds nothing
-//! wrong. After a chain of cuts every acknowledged reading has come through.
-//!
-//! The last line is JSON; the exit code is 1 at the first finding, with the seed that repeats it.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a proof must stop at once when it is itself broken, and measures its own time"
-)]
+//! What the sender, the destinations and the loops of the gateway do in the journal's story.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
+use bedside_agent::clock;
+use bedside_agent::config::Encryption;
 use bedside_agent::forward::Fate;
 use bedside_agent::message::{
     AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
@@ -34,51 +11,50 @@ use bedside_agent::sabotage::{self, Sabotage};
 use bedside_agent::store::outbox::{Outbox, Settled};
 use bedside_agent::store::{DeadLetter, NewRevision, Recovered, Row, Store, StoreError, Trouble};
 use bedside_agent::telemetry::errors::ErrorRecord;
-use bedside_agent::{clock, random};
-use bedside_disk::{Chance, Fault, Image};
+use bedside_disk::Chance;
 use iomt_mapping::Measurement;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Cuts in a row before the chain is drained and a new store begun.
-const CHAIN: u64 = 25;
-const DESTINATIONS: [u32; 2] = [1, 2];
+pub const DESTINATIONS: [u32; 2] = [1, 2];
 const SOURCE: SourceId = SourceId(1);
 
 /// What outlives the gateway's power: sender, destinations, chance, time.
 #[derive(Default)]
-struct World {
-    now_us: u64,
-    sent: u64,
+pub struct World {
+    /// Whether the store seals what it holds.
+    pub encryption: Encryption,
+    pub now_us: u64,
+    pub sent: u64,
     /// Not acknowledged yet, to be sent again in the next life.
-    open: BTreeSet<u64>,
-    acknowledged: BTreeSet<u64>,
+    pub open: BTreeSet<u64>,
+    pub acknowledged: BTreeSet<u64>,
     /// Where the store said that a message is.
-    stored_at: BTreeMap<u64, Position>,
+    pub stored_at: BTreeMap<u64, Position>,
     /// By destination and message: the event id under which the destination saw its reading.
-    seen: BTreeMap<(u32, u64), String>,
+    pub seen: BTreeMap<(u32, u64), String>,
     /// By destination and event id: the message.
-    ids: BTreeMap<(u32, String), u64>,
+    pub ids: BTreeMap<(u32, String), u64>,
     /// Readings that left the outbox: all, those whose leaving is committed, and those that wait for the next commit.
-    told: BTreeSet<(u32, u64)>,
-    committed: BTreeSet<(u32, u64)>,
-    uncommitted: BTreeSet<(u32, u64)>,
+    pub told: BTreeSet<(u32, u64)>,
+    pub committed: BTreeSet<(u32, u64)>,
+    pub uncommitted: BTreeSet<(u32, u64)>,
     /// Messages that no template matched, given up.
-    forgotten: BTreeSet<u64>,
+    pub forgotten: BTreeSet<u64>,
     /// Messages or readings that came twice.
-    twice: BTreeSet<u64>,
+    pub twice: BTreeSet<u64>,
     /// Calls of the disk fail between the cuts, and how many did.
-    troubles: bool,
-    failures: u64,
-    refusals: Vec<String>,
+    pub troubles: bool,
+    pub failures: u64,
+    pub refusals: Vec<String>,
     /// Failed operations after which the life went on, and how often the files were opened again.
-    survived: u64,
-    reopened: u64,
+    pub survived: u64,
+    pub reopened: u64,
 }
 
 /// What a message is, by its number: most give a reading.
-fn kind(serial: u64) -> &'static str {
+pub fn kind(serial: u64) -> &'static str {
     match serial % 20 {
         7 => "unmatched",
         13 => "unparsable",
@@ -86,11 +62,11 @@ fn kind(serial: u64) -> &'static str {
     }
 }
 
-fn device(serial: u64) -> String {
+pub fn device(serial: u64) -> String {
     format!("band-{}", serial % 3)
 }
 
-fn serial_of(stored: &StoredMessage) -> u64 {
+pub fn serial_of(stored: &StoredMessage) -> u64 {
     let text = String::from_utf8_lossy(stored.message.payload.bytes()).into_owned();
     let number = text.split("\"heartRate\":").nth(1).unwrap_or_default();
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
@@ -130,9 +106,9 @@ fn message(serial: u64, again: bool, now_us: u64) -> (Message, RevisionId) {
 }
 
 /// One life of the gateway: store and outbox as the loops hold them.
-struct Life<'a> {
-    world: &'a mut World,
-    chance: &'a mut Chance,
+pub struct Life<'a> {
+    pub world: &'a mut World,
+    pub chance: &'a mut Chance,
     store: Store,
     outbox: Outbox,
     store_id: String,
@@ -143,8 +119,8 @@ struct Life<'a> {
 }
 
 impl<'a> Life<'a> {
-    fn begin(folder: &Path, world: &'a mut World, chance: &'a mut Chance) -> anyhow::Result<Life<'a>> {
-        let (store, found) = Store::open(folder)?;
+    pub fn begin(folder: &Path, world: &'a mut World, chance: &'a mut Chance) -> anyhow::Result<Life<'a>> {
+        let (store, found) = Store::open_with(folder, &world.encryption)?;
         if found.set_aside.is_some() {
             bail!("a store that nothing harmed was set aside: {:?}", store.ledger());
         }
@@ -429,7 +405,7 @@ impl<'a> Life<'a> {
     ///
     /// # Errors
     /// The failure, when only a new start can help.
-    fn go_on_after(&mut self, failure: anyhow::Error, folder: &Path) -> anyhow::Result<()> {
+    pub fn go_on_after(&mut self, failure: anyhow::Error, folder: &Path) -> anyhow::Result<()> {
         let trouble = match failure.downcast_ref::<StoreError>() {
             // SQLite tells a read that was refused as damage too; the agent tries again.
             Some(error @ StoreError::Sqlite(_)) => Trouble::of(error, folder),
@@ -454,7 +430,7 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    fn step(&mut self) -> anyhow::Result<()> {
+    pub fn step(&mut self) -> anyhow::Result<()> {
         // Segments are an hour long: some end within a life.
         self.world.now_us += [1_000, 200_000, 5_000_000, 1_300_000_000][self.chance.below(4) as usize];
         match self.chance.below(10) {
@@ -471,7 +447,7 @@ impl<'a> Life<'a> {
     }
 
     /// Until every reading has come through.
-    fn drain(&mut self) -> anyhow::Result<()> {
+    pub fn drain(&mut self) -> anyhow::Result<()> {
         self.intake()?;
         for _ in 0..10_000 {
             self.world.now_us += 700_000_000;
@@ -487,252 +463,4 @@ impl<'a> Life<'a> {
         }
         bail!("the outbox is never empty")
     }
-}
-
-/// What a start would find, on a copy.
-fn judge(image: &Image, world: &mut World, scratch: &Path) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir_in(scratch)?;
-    image.write_to(folder.path())?;
-    let (store, found) = Store::open(folder.path()).context("the store does not open")?;
-    ensure!(found.set_aside.is_none(), "the store was taken for damaged");
-    let stored = store.read_from(1, usize::MAX)?;
-    ensure!(stored.damaged.is_empty(), "damaged batches: {:?}", stored.damaged);
-    let mut places: BTreeMap<u64, Position> = BTreeMap::new();
-    for one in &stored.messages {
-        let serial = serial_of(one);
-        if let Some(other) = places.insert(serial, one.position) {
-            world.twice.insert(serial);
-            bail!(
-                "message {serial} is stored twice, at {other} and {}",
-                one.position
-            );
-        }
-    }
-    let came_through = |serial: u64| match kind(serial) {
-        "unparsable" => true,
-        "unmatched" => world.forgotten.contains(&serial),
-        _ => DESTINATIONS.iter().all(|d| world.told.contains(&(*d, serial))),
-    };
-    let kept_from = stored
-        .messages
-        .first()
-        .map_or(found.next_position, |m| m.position);
-    let may_be_dropped = |serial: u64| world.stored_at.get(&serial).is_some_and(|at| *at < kept_from);
-    let lost: Vec<u64> = world
-        .acknowledged
-        .iter()
-        .copied()
-        .filter(|serial| !places.contains_key(serial))
-        .filter(|serial| !may_be_dropped(*serial) || !came_through(*serial))
-        .collect();
-    ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-    let p = &found.progress;
-    ensure!(
-        p.cursor == p.messages && p.messages == p.matched + p.unmatched + p.unparsable,
-        "messages do not balance: {p:?}"
-    );
-    for (id, d) in &p.destinations {
-        let rows = found.rows.iter().filter(|row| row.destination == *id);
-        let rows: u64 = rows.map(|row| row.count).sum();
-        ensure!(
-            d.lost == 0 && d.matches == p.matched && d.matches == d.delivered + d.superseded + d.dead + rows,
-            "destination {id}: {d:?} and {rows} in rows do not balance with {} messages",
-            p.matched
-        );
-    }
-    let names: HashMap<u32, &str> = found.series.iter().map(|(id, key)| (*id, &*key.device)).collect();
-    for (serial, at) in places
-        .iter()
-        .filter(|(serial, at)| kind(**serial) == "matched" && **at <= p.cursor)
-    {
-        for destination in DESTINATIONS {
-            let in_row = || {
-                found.rows.iter().any(|row| {
-                    row.destination == destination
-                        && names.get(&row.series) == Some(&device(*serial).as_str())
-                        && match &row.refs {
-                            Some(refs) => refs.contains(&(*at, 0)),
-                            None => (row.first..=row.last).contains(at),
-                        }
-                })
-            };
-            ensure!(
-                world.told.contains(&(destination, *serial)) || in_row(),
-                "reading {serial} of destination {destination} is behind the cursor and in no row"
-            );
-        }
-    }
-    drop(store);
-    let plain = rusqlite::Connection::open(folder.path().join("store.db"))?;
-    let verdict: String = plain.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
-    ensure!(verdict == "ok", "integrity: {verdict}");
-    Ok(())
-}
-
-/// A store's life with `cuts` cuts, then drained and judged.
-fn chain(seed: u64, cuts: u64, scratch: &Path, world: &mut World) -> anyhow::Result<()> {
-    random::seed(seed);
-    let mut chance = Chance(seed);
-    let mut image = Image::default();
-    for _ in 0..cuts {
-        let folder = tempfile::tempdir_in(scratch)?;
-        let number = chance.number();
-        bedside_disk::attach(folder.path(), &image, number, Box::new(|| {}))?;
-        bedside_disk::cut_after(1 + number % 300);
-        let ended = run(folder.path(), world, &mut chance);
-        let cut = bedside_disk::cut_has_come();
-        world.failures += bedside_disk::failures();
-        world.refusals = bedside_disk::refusals();
-        image = bedside_disk::detach().context("no disk")?;
-        if !cut {
-            ended?;
-        } else if let Err(error) = ended
-            && !error.is::<StoreError>()
-        {
-            return Err(error);
-        }
-        judge(&image, world, scratch)?;
-    }
-    let folder = tempfile::tempdir_in(scratch)?;
-    image.write_to(folder.path())?;
-    Life::begin(folder.path(), world, &mut chance)?.drain()?;
-    let missing: Vec<u64> = world
-        .acknowledged
-        .iter()
-        .copied()
-        .filter(|serial| kind(*serial) == "matched")
-        .filter(|serial| !DESTINATIONS.iter().all(|d| world.told.contains(&(*d, *serial))))
-        .collect();
-    ensure!(
-        missing.is_empty(),
-        "acknowledged and never delivered: {missing:?}"
-    );
-    Ok(())
-}
-
-/// Lives until the cut; some end in order, and the next one starts on the same disk.
-fn run(folder: &Path, world: &mut World, chance: &mut Chance) -> anyhow::Result<()> {
-    while !bedside_disk::cut_has_come() {
-        if world.troubles && chance.below(4) == 0 {
-            trouble(chance);
-        }
-        let troubles = world.troubles;
-        let mut life = match Life::begin(folder, world, chance) {
-            Err(failure) if troubles && !bedside_disk::cut_has_come() => {
-                let known = failure.downcast_ref::<StoreError>();
-                ensure!(
-                    known.is_some_and(|error| Trouble::of(error, folder).is_some()),
-                    "a start in trouble fails for another reason: {failure:#}"
-                );
-                continue;
-            }
-            other => other?,
-        };
-        for _ in 0..life.chance.below(60) {
-            if bedside_disk::cut_has_come() {
-                break;
-            }
-            if life.world.troubles && life.chance.below(6) == 0 {
-                trouble(life.chance);
-            }
-            if let Err(failure) = life.step() {
-                if bedside_disk::cut_has_come() || !life.world.troubles {
-                    return Err(failure);
-                }
-                life.go_on_after(failure, folder)?;
-            }
-        }
-        bedside_disk::heal();
-    }
-    Ok(())
-}
-
-/// Some of the next calls of the disk fail.
-fn trouble(chance: &mut Chance) {
-    let (after, times) = (chance.below(25), 1 + chance.below(4));
-    match chance.below(5) {
-        0 | 1 => bedside_disk::fail(Fault::Full, after, times),
-        2 | 3 => bedside_disk::fail(Fault::Failing, after, times),
-        _ if times > 2 => bedside_disk::fail(Fault::ReadOnly, after, times),
-        // More of them at one place would be damage, which the store counts lost.
-        _ => bedside_disk::fail(Fault::Unreadable, after, 1),
-    }
-}
-
-fn arguments() -> anyhow::Result<(u64, u64, Option<String>, bool)> {
-    let (mut cuts, mut seed, mut fault, mut troubles) = (2000, 1, None, false);
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        if word == "--troubles" {
-            troubles = true;
-            continue;
-        }
-        let value = words.next().with_context(|| format!("{word} needs a value"))?;
-        match word.as_str() {
-            "--cuts" => cuts = value.parse()?,
-            "--seed" => seed = value.parse()?,
-            "--sabotage" => fault = Some(value),
-            _ => bail!("usage: power-cuts [--cuts N] [--seed S] [--troubles] [--sabotage NAME]"),
-        }
-    }
-    Ok((cuts, seed, fault, troubles))
-}
-
-fn main() -> anyhow::Result<()> {
-    let (cuts, seed, fault, troubles) = arguments()?;
-    if let Some(name) = &fault {
-        sabotage::turn_on(name)?;
-    }
-    let memory = Path::new("/dev/shm");
-    let scratch = if memory.is_dir() {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    };
-    let (mut done, mut acknowledged) = (0, 0);
-    let (mut failures, mut survived, mut reopened) = (0, 0, 0);
-    let begin = std::time::Instant::now();
-    while done < cuts {
-        let number = CHAIN.min(cuts - done);
-        let mut world = World {
-            troubles,
-            ..World::default()
-        };
-        // Chains of one seed differ, and so do those of neighbouring seeds.
-        let of_chain = seed.wrapping_mul(1_000_003).wrapping_add(done);
-        let result = chain(of_chain, number, &scratch, &mut world);
-        acknowledged += world.acknowledged.len();
-        failures += world.failures;
-        survived += world.survived;
-        reopened += world.reopened;
-        if let Err(finding) = result {
-            eprintln!("finding after {done} cuts, seed {seed}, chain {of_chain}: {finding:#}");
-            if troubles {
-                eprintln!("calls that failed before it: {:?}", world.refusals);
-            }
-            let line = serde_json::json!({"cuts": done, "acknowledged": acknowledged, "finding": true,
-                "what": format!("{finding:#}"), "duplicated": world.twice.len(), "seed": seed, "sabotage": fault});
-            println!("{line}");
-            std::process::exit(1);
-        }
-        done += number;
-    }
-    ensure!(
-        acknowledged > 0,
-        "nothing was acknowledged: the proof proves nothing"
-    );
-    eprintln!("{done} cuts in {} ms", begin.elapsed().as_millis());
-    let mut line =
-        serde_json::json!({"cuts": done, "acknowledged": acknowledged, "lost": 0, "duplicated": 0});
-    if troubles {
-        ensure!(
-            failures > 0 && survived > 0 && reopened > 0,
-            "nothing failed: the proof proves nothing"
-        );
-        line["failed_calls"] = failures.into();
-        line["survived"] = survived.into();
-        line["reopened"] = reopened.into();
-    }
-    println!("{line}");
-    Ok(())
 }
