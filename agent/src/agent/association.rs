@@ -3,7 +3,8 @@
 use super::Agent;
 use crate::associations::{Answer, Book, Command, Planned, Source, Ticks, Who};
 use crate::clock;
-use crate::corrections::{Correction, Corrections};
+use crate::config::Config;
+use crate::corrections::{Correction, Corrections, Windows};
 use crate::store::{Store, StoreError};
 use iomt_mapping::Timestamp;
 use serde_json::{Value, json};
@@ -74,17 +75,24 @@ impl Agent {
 /// # Errors
 /// What is wrong with it, or with the store.
 pub fn associate_in_store(
+    config: &Config,
     store: &mut Store,
     command: &Command,
     now: Option<Ticks>,
 ) -> Result<Result<Value, String>, StoreError> {
     let book = store.association_book()?;
+    let mut configured = Vec::new();
+    for destination in &config.destinations {
+        configured.push(store.destination(&destination.name)?);
+    }
+    let windows = Windows::of(&config.destinations, &configured);
     let destinations = store.destination_numbers()?;
     let planned = match book.plan(command, now, &destinations) {
         Ok(planned) => planned,
         Err(wrong) => return Ok(Err(wrong)),
     };
-    let numbered = Corrections::restore(store.corrections()?).number(planned.corrections.clone(), now);
+    let numbered =
+        Corrections::restore(store.corrections()?, windows).number(planned.corrections.clone(), now);
     let planned = store.enter_association(planned, &numbered)?;
     Ok(Ok(outcome(&planned, &numbered)))
 }

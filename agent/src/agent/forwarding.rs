@@ -3,14 +3,13 @@
 use super::{Agent, Surroundings};
 use crate::config::{ClockTrust, DestinationKind};
 use crate::corrections::Correction;
-use crate::forward::correct::Searched;
+use crate::forward::correct::{Restored, Searched, scan};
 use crate::forward::event_hub::EventHubDestination;
-use crate::forward::fhir::{FhirDestination, Search, SentPeriods, Trouble};
+use crate::forward::fhir::{FhirDestination, Held, Search, SentPeriods, Trouble};
 use crate::forward::follow::{Messages, forward_messages};
 use crate::forward::pass::{Context, Readings, forward_readings};
-use crate::forward::{Delivery, Group, MessageDelivery, Origin, RawMessage};
+use crate::forward::{Delivery, DestinationHandle, Group, MessageDelivery, Origin, RawMessage};
 use crate::message::SourceId;
-use crate::normalize::receive_time;
 use crate::pipeline::Pipeline;
 use crate::store::{Loss, StoreError};
 use crate::telemetry::errors::ErrorRecord;
@@ -20,6 +19,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
+
+/// Why readings of a correction stay where they are; the ledger says it.
+const OF_NOBODY: &str = "taken from a patient by a correction and older than [store] history: on the server as \
+                         entered-in-error until an association says whose they are";
+const IMPOSSIBLE: &str = "taken from a patient by a correction and older than [store] history: they cannot be moved to whose \
+                          they are (the device changed hands within a slot, or the Observation was deleted), chart them by hand";
+/// What the server holds may have changed meanwhile.
+const AGAIN: &str = "some readings could not be moved yet; it is tried again";
 
 /// Starts the loop of each destination.
 pub(super) fn start(
@@ -68,7 +75,7 @@ pub(super) fn start(
                     FhirReadings {
                         destination,
                         memory,
-                        name: Arc::clone(&entry.handle.name),
+                        handle: entry.handle.clone(),
                     },
                 )));
             }
@@ -101,7 +108,7 @@ pub(super) fn start(
 struct FhirReadings {
     destination: FhirDestination,
     memory: StoredPeriods,
-    name: Arc<str>,
+    handle: DestinationHandle,
 }
 
 impl Readings for FhirReadings {
@@ -132,25 +139,25 @@ impl Readings for FhirReadings {
         }
         searched
     }
+
+    async fn restore(&mut self, correction: &Correction, held: &Held) -> Restored {
+        let mut done = Restored::done();
+        match self.restore_all(correction, held).await {
+            Ok(()) => {}
+            Err(Trouble::Down(down)) => done.link = down.link(),
+            Err(Trouble::Refused(why)) => done.refused = Some(why),
+        }
+        done
+    }
 }
 
 impl FhirReadings {
-    /// When the oldest message of the journal came; what was taken before may not be in it.
-    async fn oldest_in_journal(&self) -> i64 {
-        let pipeline = &self.memory.pipeline;
-        let read = pipeline.read(1).await.unwrap_or_default();
-        read.first().map_or(i64::MAX, |entry| {
-            receive_time(&entry.stored.message.stamp, &pipeline.dating.borrow())
-                .0
-                .ticks()
-        })
-    }
-
-    /// What is taken from somebody and is not in the journal cannot be sent again: the ledger says so.
-    fn note_older(&self, count: u64) {
-        let reason = "taken from a patient by a correction and older than [store] history: not sent again unless the journal \
-                      has it, chart it by hand";
-        tracing::warn!("destination {}: {count} Observations: {reason}", self.name);
+    /// What cannot be with whose it is has a line in the ledger.
+    fn note_left(&self, count: u64, reason: &str) {
+        if count == 0 {
+            return;
+        }
+        tracing::warn!("destination {}: {count} Observations: {reason}", self.handle.name);
         self.memory.pipeline.outbox.borrow_mut().lose(Loss {
             destination: Some(self.memory.destination),
             source: None,
@@ -180,15 +187,46 @@ impl FhirReadings {
                     return Err(Trouble::Refused(format!("{error}; it is tried again")));
                 }
             }
-            let older = wrong.older_than(self.oldest_in_journal().await);
-            let retracted = self.destination.retract(wrong).await?;
-            if older > 0 {
-                self.note_older(older);
-            }
+            let held = match wrong.asks_the_journal() {
+                true => {
+                    scan(pipeline, &self.handle, &searched.correction.change)
+                        .await
+                        .map_err(|error| Trouble::Refused(format!("{error}; it is tried again")))?
+                        .held
+                }
+                false => Held::default(),
+            };
+            let retracted = self.destination.retract(wrong, &held).await?;
             searched.wrong += retracted.replaced;
             searched.complete &= !retracted.again;
-            pipeline.beat(&self.name);
+            pipeline.beat(&self.handle.name);
         }
+        Ok(())
+    }
+
+    /// Page by page; the ledger says what is left.
+    async fn restore_all(&mut self, correction: &Correction, held: &Held) -> Result<(), Trouble> {
+        let Some(mut search) = self.destination.search_wrong(&correction.change).await? else {
+            return Ok(());
+        };
+        let (mut written, mut of_nobody, mut impossible) = (0, 0, 0);
+        while let Some(restored) = self.destination.restore_next(&mut search, held).await? {
+            if restored.again {
+                return Err(Trouble::Refused(AGAIN.to_owned()));
+            }
+            written += restored.written;
+            of_nobody += restored.of_nobody;
+            impossible += restored.impossible;
+            self.memory.pipeline.beat(&self.handle.name);
+        }
+        if written > 0 {
+            tracing::info!(
+                "destination {}: {written} Observations that the journal does not have any more were moved on the server",
+                self.handle.name
+            );
+        }
+        self.note_left(of_nobody, OF_NOBODY);
+        self.note_left(impossible, IMPOSSIBLE);
         Ok(())
     }
 }

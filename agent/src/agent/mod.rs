@@ -22,7 +22,7 @@ pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundin
 use crate::bounds::{self, Bounds};
 use crate::clock;
 use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
-use crate::corrections::Corrections;
+use crate::corrections::{Corrections, Windows};
 use crate::forward::pass::LinkState;
 use crate::forward::{DestinationHandle, Destinations};
 use crate::ingest::payload::Memory;
@@ -128,7 +128,8 @@ pub async fn run(
 
     let pipeline = Rc::new(pipeline(&config, &recovered, store, &destination_ids));
     *pipeline.associations.borrow_mut() = book;
-    *pipeline.corrections.borrow_mut() = Corrections::restore(corrections);
+    *pipeline.corrections.borrow_mut() =
+        Corrections::restore(corrections, Windows::of(&config.destinations, &destination_ids));
     let agent = Rc::new(Agent {
         sources: source_ids
             .iter()
@@ -248,7 +249,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         isolation: recovered.isolation.clone(),
         bounds: Bounds::new(bounds::Settings {
             max_bytes: config.store.max_bytes.0,
-            history_us: config.store.history.0,
+            history_us: config.history_us(),
             unmatched_keep: (config.store.unmatched_keep.0 * 10) as i64,
             max_age: config.store.max_age.map(|age| (age.0 * 10) as i64),
             min_free_disk: config.store.min_free_disk.0,

@@ -35,6 +35,8 @@ pub struct Outlook {
     pub room_bytes: u64,
     /// When the room is used up at the present rates; none while what is needed does not grow.
     pub full_in_seconds: Option<u64>,
+    /// Age of the oldest messages in the journal: as far back corrections find readings here, in seconds.
+    pub history_seconds: u64,
     /// How long the room would last with nothing delivered, at the rate at which messages come.
     pub outage_lasts_seconds: Option<u64>,
 }
@@ -47,6 +49,7 @@ pub struct Forecast {
     fill: (u64, u64),
     max_bytes: u64,
     capacity: u64,
+    history_us: u64,
 }
 
 impl Forecast {
@@ -86,6 +89,7 @@ impl Forecast {
             max_bytes: self.max_bytes,
             needed_bytes,
             room_bytes,
+            history_seconds: self.history_us / 1_000_000,
             full_in_seconds: lasts(on_disk(last.needed.saturating_sub(first.needed))),
             outage_lasts_seconds: lasts(on_disk(last.appended.saturating_sub(first.appended))),
         }
@@ -113,6 +117,8 @@ pub(super) async fn look(pipeline: &Pipeline, at_us: u64) -> Result<(), StoreErr
     });
     forecast.fill = (used, outline.iter().map(|segment| segment.bytes).sum());
     forecast.max_bytes = limits.max_bytes;
+    let oldest = outline.first().map_or(at_us, |segment| segment.opened_us);
+    forecast.history_us = at_us.saturating_sub(oldest);
     forecast.capacity = limits.database().saturating_sub(limits.reserve());
     Ok(())
 }

@@ -149,7 +149,7 @@ impl Association {
             return Ok(answer);
         }
         let now = clock::is_trusted(config.clock.trust).then(|| clock::wall().ticks());
-        match associate_in_store(&mut open_store(config)?, &entry, now)? {
+        match associate_in_store(config, &mut open_store(config)?, &entry, now)? {
             Ok(done) => Ok(done),
             Err(wrong) => bail!("{wrong}"),
         }

@@ -167,6 +167,9 @@ fn text(status: &Value) -> String {
     } else if let Some(hours) = hours("outage_lasts_seconds") {
         let _ = write!(out, ", lasts {hours} h with nothing delivered");
     }
+    if let Some(hours) = hours("history_seconds").filter(|hours| *hours > 0) {
+        let _ = write!(out, ", {hours} h of history");
+    }
     out.push('\n');
     for pack in list("packs") {
         let _ = writeln!(

@@ -65,9 +65,23 @@ pub struct FhirConfig {
     /// Longest time that a reading waits for somebody to say whose it is; then it is a dead letter.
     #[serde(default = "default_max_wait")]
     pub max_wait: TextDuration,
+    /// How far back a correction reaches, and how long sent periods are remembered.
+    #[serde(default = "default_correction_window")]
+    pub correction_window: TextDuration,
     /// Asks for `DeviceUseStatement`s too: they say exactly when a patient used a device.
     #[serde(default)]
     pub device_use_statements: bool,
+}
+
+impl FhirConfig {
+    /// [`FhirConfig::correction_window`] in ticks of 100 ns.
+    pub fn correction_ticks(&self) -> i64 {
+        i64::try_from(self.correction_window.0.saturating_mul(10)).unwrap_or(i64::MAX)
+    }
+}
+
+fn default_correction_window() -> TextDuration {
+    TextDuration(7 * 86_400_000_000)
 }
 
 fn default_max_wait() -> TextDuration {

@@ -101,6 +101,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// How long delivered messages stay, in microseconds: as configured, else as long as corrections of a FHIR server reach
+    /// back, so that they find the readings here, and a day where there is none. The room for it is bounded beside.
+    pub fn history_us(&self) -> u64 {
+        const DAY_US: u64 = 86_400_000_000;
+        let windows = self.destinations.iter().filter_map(|one| match &one.kind {
+            DestinationKind::Fhir(fhir) => Some(fhir.correction_window.0),
+            DestinationKind::EventHub(_) => None,
+        });
+        let configured = self.store.history.map(|history| history.0);
+        configured.unwrap_or_else(|| windows.max().unwrap_or(0).max(DAY_US))
+    }
+
     /// Makes relative paths absolute: they start at the folder of the configuration.
     fn start_paths_at(&mut self, folder: &Path) {
         let start = |path: &mut PathBuf| *path = folder.join(&*path);
@@ -166,8 +178,8 @@ pub struct StoreConfig {
     pub flash_budget: Option<FlashBudget>,
     /// Longest time between commits of progress.
     pub progress_interval: TextDuration,
-    /// How long delivered messages stay for explain, replay and corrections.
-    pub history: TextDuration,
+    /// How long delivered messages stay for explain, replay and corrections ([`Config::history_us`] where it is absent).
+    pub history: Option<TextDuration>,
     /// How long messages stay that no template matched, and at most a tenth of `max_bytes`.
     pub unmatched_keep: TextDuration,
     /// How long an unsent reading stays; as long as there is room when absent.
@@ -187,7 +199,7 @@ impl Default for StoreConfig {
             commit_interval_max: TextDuration(10_000_000),
             flash_budget: None,
             progress_interval: TextDuration(10_000_000),
-            history: TextDuration(24 * 3_600_000_000),
+            history: None,
             unmatched_keep: TextDuration(24 * 3_600_000_000),
             max_age: None,
             min_free_disk: ByteSize(0),

@@ -6,12 +6,15 @@
 //!    server tells.
 //! 3. The server is searched by device and time, also where nothing is recorded as sent, and again once its index has had
 //!    [`INDEX_LAG_US`]: an answer that was lost, and a search that lags, hide nothing.
-//! 4. What is right is judged when it is done, by all that is known then: corrections may follow each other in any order.
+//! 4. Readings that the journal does not have any more are moved on the server, out of what was taken away there; nothing is
+//!    taken away that would then be nowhere. What cannot be moved is in the ledger.
+//! 5. What is right is judged when it is done, by all that is known then: corrections may follow each other in any order.
 
 use crate::associations::{Change, Ticks};
-use std::collections::BTreeMap;
+use crate::config::{DestinationConfig, DestinationKind};
+use std::collections::{BTreeMap, HashMap};
 
-/// How far back a correction reaches: 7 days, in ticks of 100 ns.
+/// How far back a correction reaches where the configuration does not say: 7 days, in ticks of 100 ns.
 pub const WINDOW: Ticks = 7 * 86_400 * 10_000_000;
 /// How long a search may lag behind a write: microseconds.
 pub const INDEX_LAG_US: u64 = 60_000_000;
@@ -50,17 +53,44 @@ pub struct Open {
     pub due_us: u64,
 }
 
+/// How far back corrections of each destination reach, by its number.
+#[derive(Clone, Debug, Default)]
+pub struct Windows(HashMap<u32, Ticks>);
+
+impl Windows {
+    /// As the configuration says; `numbers` are those of the destinations, in its order.
+    pub fn of(destinations: &[DestinationConfig], numbers: &[u32]) -> Windows {
+        let window = |config: &DestinationConfig| match &config.kind {
+            DestinationKind::Fhir(fhir) => Some(fhir.correction_ticks()),
+            DestinationKind::EventHub(_) => None,
+        };
+        let all = numbers.iter().zip(destinations);
+        Windows(
+            all.filter_map(|(number, one)| Some((*number, window(one)?)))
+                .collect(),
+        )
+    }
+
+    fn window(&self, destination: u32) -> Ticks {
+        self.0.get(&destination).copied().unwrap_or(WINDOW)
+    }
+}
+
 /// All corrections that are not done.
 #[derive(Debug, Default)]
 pub struct Corrections {
     open: BTreeMap<i64, Open>,
     next: i64,
+    windows: Windows,
 }
 
 impl Corrections {
     /// The corrections as the store had them.
-    pub fn restore(stored: Vec<Correction>) -> Corrections {
-        let mut corrections = Corrections::default();
+    pub fn restore(stored: Vec<Correction>, windows: Windows) -> Corrections {
+        let mut corrections = Corrections {
+            windows,
+            ..Corrections::default()
+        };
         for correction in stored {
             corrections.take(correction);
         }
@@ -72,7 +102,7 @@ impl Corrections {
     pub fn number(&mut self, changes: Vec<(u32, Change)>, now: Option<Ticks>) -> Vec<Correction> {
         let mut numbered = Vec::new();
         for (destination, mut change) in changes {
-            if let Some(earliest) = now.map(|now| now.saturating_sub(WINDOW)) {
+            if let Some(earliest) = now.map(|now| now.saturating_sub(self.windows.window(destination))) {
                 if change.to.is_some_and(|to| to <= earliest) {
                     continue;
                 }

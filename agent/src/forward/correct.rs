@@ -1,8 +1,10 @@
-//! Corrections between the passes of a forward loop: what is wrong on the server is taken from whom it is not, then the
-//! readings of that time are sent again from the journal, to whose they are (`crate::corrections` has the invariants).
+//! Corrections between the passes of a forward loop: what is wrong on the server is taken from whom it is not; then the
+//! readings of that time are sent again from the journal, to whose they are, and those that the journal does not have any
+//! more are moved on the server (`crate::corrections` has the invariants).
 
-use super::Link;
+use super::fhir::Held;
 use super::pass::{Context, Readings, alive};
+use super::{DestinationHandle, Link};
 use crate::associations::{Change, Ticks};
 use crate::clock;
 use crate::corrections::{Correction, INDEX_LAG_US, Open};
@@ -75,14 +77,28 @@ pub(super) async fn correct(
         if let Some(why) = &searched.refused {
             tracing::warn!("destination {}: correction: {why}", context.handle.name);
         }
-        let since = if searched.complete {
-            searched_us.or(Some(now_us))
-        } else {
-            searched_us
+        // What was just taken away has to be seen as such by a later search.
+        let since = match (searched.complete, searched.wrong) {
+            (true, 0) => searched_us.or(Some(now_us)),
+            (true, _) => Some(now_us),
+            (false, _) => None,
         };
         let lag_over = since.is_some_and(|since| now_us >= since + INDEX_LAG_US);
         if searched.complete && searched.wrong == 0 && lag_over {
-            send_again(context, &searched.correction).await?;
+            let found = scan(pipeline, &context.handle, &searched.correction.change).await?;
+            let restoring = destination.restore(&searched.correction, &found.held);
+            let restored = alive(pipeline, &context.handle.name, restoring).await;
+            if restored.link != Link::Up {
+                return Ok(Some(restored.link));
+            }
+            let Some(why) = restored.refused else {
+                send_again(context, &searched.correction, found);
+                continue;
+            };
+            tracing::warn!("destination {}: correction: {why}", context.handle.name);
+            if let Some(open) = pipeline.corrections.borrow_mut().get_mut(number) {
+                open.due_us = now_us + REFUSED_PAUSE_US;
+            }
             continue;
         }
         let mut corrections = pipeline.corrections.borrow_mut();
@@ -99,17 +115,52 @@ pub(super) async fn correct(
     Ok(asked)
 }
 
-/// Everything of the journal that was taken in the stretch goes into rows again, but for what is in rows anyway. The rows
-/// come and the correction leaves in one commit.
-async fn send_again(context: &Context, correction: &Correction) -> Result<(), StoreError> {
-    let pipeline = &context.pipeline;
-    let destination = context.handle.id;
+/// What became of the readings that the journal does not have any more.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Whether the server can be reached.
+    pub link: Link,
+    /// Why it is not done yet, and what to do.
+    pub refused: Option<String>,
+}
+
+impl Restored {
+    /// Nothing is left to do.
+    pub fn done() -> Restored {
+        Restored {
+            link: Link::Up,
+            refused: None,
+        }
+    }
+}
+
+/// What the journal has of a device in the stretch of a change.
+pub struct Found {
+    /// Position and match number, by series and period.
+    places: BTreeMap<(u32, Option<i64>), Vec<(Position, u32)>>,
+    /// Receive time of the oldest.
+    oldest: i64,
+    /// When its readings were taken.
+    pub held: Held,
+}
+
+/// Reads the journal, as far as it may have readings of the stretch.
+///
+/// # Errors
+/// [`StoreError`] of the journal.
+pub async fn scan(
+    pipeline: &Pipeline,
+    handle: &DestinationHandle,
+    change: &Change,
+) -> Result<Found, StoreError> {
     // What comes later is resolved by what is known now.
     let until = pipeline.outbox.borrow().progress().cursor;
-    // By series and period: position and match number.
-    let mut places = BTreeMap::<(u32, Option<i64>), Vec<(Position, u32)>>::new();
-    let mut oldest = i64::MAX;
-    let mut from = first_position(pipeline, &correction.change).await?;
+    let mut all = Found {
+        places: BTreeMap::new(),
+        oldest: i64::MAX,
+        held: Held::default(),
+    };
+    let mut from = first_position(pipeline, change).await?;
     while from <= until {
         let batch = pipeline.read(from).await?;
         let Some(newest) = batch.last().map(|entry| entry.stored.position) else {
@@ -118,7 +169,7 @@ async fn send_again(context: &Context, correction: &Correction) -> Result<(), St
         for entry in batch.iter().filter(|entry| entry.stored.position <= until) {
             let normalized = pipeline.normalized(entry, None).await?;
             let stamp = entry.stored.message.stamp;
-            let of_device = |device: &str| device == &*correction.change.device;
+            let of_device = |device: &str| device == &*change.device;
             let matches = normalized.matches.iter().filter(|found| !found.held);
             for found in matches.filter(|found| of_device(&found.measurement.device_id)) {
                 let occurrence = found.measurement.occurrence_time.ticks();
@@ -127,34 +178,51 @@ async fn send_again(context: &Context, correction: &Correction) -> Result<(), St
                 } else {
                     occurrence
                 };
-                if !within(&correction.change, taken) {
+                if !within(change, taken) {
                     continue;
                 }
+                all.held.note(&found.measurement.type_name, occurrence);
                 let mut outbox = pipeline.outbox.borrow_mut();
                 let series = outbox.series_of(&found.pack.text.name, &found.measurement);
-                let period = context
-                    .handle
+                let period = handle
                     .groups_by_period
                     .then(|| crate::group::period_start(found))
                     .flatten();
                 let place = (entry.stored.position, found.number);
-                places.entry((series, period)).or_default().push(place);
-                oldest = oldest.min(stamp.wall.ticks());
+                all.places.entry((series, period)).or_default().push(place);
+                all.oldest = all.oldest.min(stamp.wall.ticks());
             }
         }
         from = newest + 1;
-        context.beat();
+        pipeline.beat(&handle.name);
         tokio::task::yield_now().await;
     }
+    all.held.sort();
+    Ok(all)
+}
+
+/// Everything that was found goes into rows again, but for what is in rows anyway. The rows come and the correction leaves
+/// in one commit.
+fn send_again(context: &Context, correction: &Correction, found: Found) {
+    let pipeline = &context.pipeline;
+    let destination = context.handle.id;
     let mut outbox = pipeline.outbox.borrow_mut();
     let now_us = clock::monotonic_us();
     let unsent = outbox.unsent(destination);
     let mut count = 0;
-    for ((series, period), mut places) in places {
+    for ((series, period), mut places) in found.places {
         places.retain(|place| !unsent.holds(series, period, *place));
         count += places.len();
         for part in places.chunks(crate::store::outbox::FULL_ROW) {
-            outbox.add_refs(destination, series, period, part.to_vec(), None, oldest, now_us);
+            outbox.add_refs(
+                destination,
+                series,
+                period,
+                part.to_vec(),
+                None,
+                found.oldest,
+                now_us,
+            );
         }
     }
     outbox.forget_correction(correction.number);
@@ -164,7 +232,6 @@ async fn send_again(context: &Context, correction: &Correction) -> Result<(), St
         "destination {}: a correction is done, {count} readings are sent again",
         context.handle.name
     );
-    Ok(())
 }
 
 fn within(change: &Change, taken: Ticks) -> bool {

@@ -7,7 +7,8 @@
 //! A pass ends before the next begins, and one batch is delivered before the next is handed over, so the order of each
 //! Observation is kept; rows that grow meanwhile keep what came. While a batch is under way the next one gathers.
 
-use super::correct::{Searched, correct};
+use super::correct::{Restored, Searched, correct};
+use super::fhir::Held;
 use super::gather::Gatherings;
 use super::retry::Backoff;
 use super::{Delivery, DestinationHandle, Fate, Group, Link};
@@ -46,6 +47,12 @@ pub trait Readings {
     /// Looks for readings of a correction that are with somebody else than whose they are, and takes them away there.
     fn correct(&mut self, correction: Correction) -> impl Future<Output = Searched> {
         async { Searched::nothing(correction) }
+    }
+
+    /// Moves what was taken away to whose it is, where the journal does not have it any more; `held` says what it has.
+    fn restore(&mut self, correction: &Correction, held: &Held) -> impl Future<Output = Restored> {
+        let _ = (correction, held);
+        async { Restored::done() }
     }
 }
 

@@ -12,6 +12,7 @@
 
 use super::event::{self, Event};
 use super::whose::FromMessage;
+use crate::corrections::WINDOW;
 use crate::forward::fhir::{
     FhirDestination, Item, Outcome, Recent, SentPeriods, Stored, give_fates, items_of, sent_until,
 };
@@ -178,7 +179,7 @@ impl Observations {
                 delivery.sent_periods.push(SentPeriod {
                     observation: id.clone(),
                     memory: encode(&step.state),
-                    expires: sent_until(end),
+                    expires: sent_until(end, WINDOW),
                 });
             } else if !is_complete(&step.item, &step.state.resource) {
                 delivery.sent_periods.push(SentPeriod {

@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use retract::{Retracted, Search, Trouble, Wrong};
+pub use retract::{Held, Restored, Retracted, Search, Trouble, Wrong};
 
 // Observations as events are made of the same parts.
 pub(super) use identity::{Named, Resolved, nobody_then};
@@ -90,7 +90,7 @@ impl FhirDestination {
         Ok(FhirDestination {
             server: Server::new(&config.url, http, authorizer, trust),
             resolver,
-            saver: Saver::new(config.index_lag * 1_000_000),
+            saver: Saver::new(config.index_lag * 1_000_000, config.correction_ticks()),
             identity_form: match config.identity {
                 IdentityConfig::Agent => IdentityForm::Agent,
                 IdentityConfig::Medtech => IdentityForm::Medtech,

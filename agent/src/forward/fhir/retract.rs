@@ -2,19 +2,24 @@
 //! some readings is replaced as `corrected`, one that keeps none becomes `entered-in-error`, each under the version that was
 //! read.
 
+mod moved;
 mod verdict;
 
+pub use moved::Held;
+pub(super) use moved::{Moved, fill};
 pub(super) use verdict::{is_retracted, lifted};
 
 use super::FhirDestination;
-use super::answer::{Answer, hits, version_of};
+use super::answer::{hits, version_of};
 use super::identity::{Looked, escape};
 use super::server::{Down, Entry};
 use crate::associations::{Change, Ticks};
 use crate::forward::http::percent_encode;
 use iomt_mapping::Timestamp;
 use iomt_mapping::fhir::{SERVICE_SYSTEM, resource_id};
+use moved::{moves, remainder};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use verdict::{Truth, Verdict, identifier_of, verdict};
 
@@ -42,16 +47,30 @@ enum Next {
 /// Observations that have to be replaced.
 pub struct Wrong {
     writes: Vec<(Entry, Option<String>)>,
-    starts: Vec<Ticks>,
+    /// Observations that keep some readings, as they are and as they will be.
+    blanked: Vec<(Value, Value)>,
     /// The stretch of which readings will be gone.
     pub gone: Option<(Ticks, Ticks)>,
 }
 
 impl Wrong {
-    /// How many of them hold readings that were taken before.
-    pub fn older_than(&self, instant: Ticks) -> u64 {
-        self.starts.iter().filter(|start| **start < instant).count() as u64
+    /// Whether it has to be known which readings the journal has.
+    pub fn asks_the_journal(&self) -> bool {
+        !self.blanked.is_empty()
     }
+}
+
+/// What became of the readings that the journal does not have any more.
+#[derive(Default)]
+pub struct Restored {
+    /// Observations that were written.
+    pub written: u64,
+    /// Somebody was quicker, or the search may not tell yet: it has to be done again.
+    pub again: bool,
+    /// Readings or Observations that are nobody's now; they stay on the server as `entered-in-error`.
+    pub of_nobody: u64,
+    /// Those that cannot be moved: the device changed hands within a slot, or the place was deleted by somebody.
+    pub impossible: u64,
 }
 
 /// Why it cannot go on now.
@@ -116,6 +135,104 @@ impl FhirDestination {
     /// # Errors
     /// [`Trouble`].
     pub async fn next_wrong(&mut self, search: &mut Search) -> Result<Option<Wrong>, Trouble> {
+        let Some(found) = self.page_of(search).await? else {
+            return Ok(None);
+        };
+        let device = search.looked.device.clone().unwrap_or_default();
+        let whose = |instant: Ticks| self.resolver.whose(&search.name, instant, &search.looked);
+        let truth = search.truth(&whose);
+        let mut wrong = Wrong {
+            writes: Vec::new(),
+            blanked: Vec::new(),
+            gone: None,
+        };
+        for observation in found {
+            let Verdict::Replace { resource, gone } = verdict(&observation, &device, &truth) else {
+                continue;
+            };
+            let id = observation.get("id").and_then(Value::as_str).unwrap_or_default();
+            let path = format!("Observation/{id}");
+            let identity = identifier_of(&observation).map(|value| resource_id(SERVICE_SYSTEM, value));
+            let version = version_of(&observation);
+            if !is_retracted(&resource) {
+                wrong.blanked.push((observation, resource.clone()));
+            }
+            wrong.writes.push((Entry::put(path, resource, version), identity));
+            let (least, most) = wrong.gone.unwrap_or(gone);
+            wrong.gone = Some((least.min(gone.0), most.max(gone.1)));
+        }
+        Ok(Some(wrong))
+    }
+
+    /// Moves what was taken from somebody, on a page of a search, to whose it is, but for what `held` has; none at the end
+    /// of the search.
+    ///
+    /// # Errors
+    /// [`Trouble`]; some may be moved then.
+    pub async fn restore_next(
+        &mut self,
+        search: &mut Search,
+        held: &Held,
+    ) -> Result<Option<Restored>, Trouble> {
+        let Some(found) = self.page_of(search).await? else {
+            return Ok(None);
+        };
+        let device = search.looked.device.clone().unwrap_or_default();
+        let whose = |instant: Ticks| self.resolver.whose(&search.name, instant, &search.looked);
+        let truth = search.truth(&whose);
+        let mut restored = Restored::default();
+        let mut moved = Vec::new();
+        for observation in found.iter().filter(|one| is_retracted(one)) {
+            let moves = moves(observation, &device, &truth, held);
+            restored.of_nobody += moves.of_nobody;
+            restored.impossible += moves.unclear;
+            moved.extend(moves.moved);
+        }
+        self.keep_encounters(&mut moved).await?;
+        let placed = self.saver.place(&mut self.server, moved).await;
+        restored.written = placed.written;
+        restored.again = placed.again;
+        restored.impossible += placed.impossible;
+        match (placed.down, placed.refused) {
+            (Some(down), _) => Err(Trouble::Down(down)),
+            (None, Some(said)) => Err(Trouble::Refused(refusal(&said))),
+            (None, None) => Ok(Some(restored)),
+        }
+    }
+
+    /// An encounter that a message named goes along; one of another patient does not.
+    async fn keep_encounters(&mut self, moved: &mut [Moved]) -> Result<(), Trouble> {
+        let mut ids: Vec<String> = moved.iter().filter_map(|one| one.encounter.clone()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let entries: Vec<Entry> = ids
+            .iter()
+            .map(|id| Entry::get(format!("Encounter/{id}")))
+            .collect();
+        let exchange = self.server.send(&entries).await;
+        if let Some(down) = exchange.down {
+            return Err(Trouble::Down(down));
+        }
+        let mut subjects: HashMap<String, String> = HashMap::new();
+        for (id, answer) in ids.into_iter().zip(exchange.answers) {
+            let resource = answer.and_then(|answer| answer.resource);
+            let subject = resource
+                .as_ref()
+                .and_then(|one| one.get("subject")?.get("reference")?.as_str());
+            if let Some(patient) = subject.and_then(|text| text.strip_prefix("Patient/")) {
+                subjects.insert(id, patient.to_owned());
+            }
+        }
+        for one in moved {
+            let subject = one.encounter.as_ref().and_then(|id| subjects.get(id));
+            if subject.is_some_and(|subject| Some(subject.as_str()) == one.patient()) {
+                one.keep_encounter();
+            }
+        }
+        Ok(())
+    }
+
+    async fn page_of(&mut self, search: &mut Search) -> Result<Option<Vec<Value>>, Trouble> {
         let bundle = match std::mem::replace(&mut search.next, Next::None) {
             Next::None => return Ok(None),
             Next::First(path) => {
@@ -123,48 +240,41 @@ impl FhirDestination {
                 match (exchange.answers.pop().flatten(), exchange.down) {
                     (_, Some(down)) => return Err(Trouble::Down(down)),
                     (Some(answer), None) if answer.is_success() => answer.resource,
-                    (answer, None) => return Err(Trouble::Refused(refusal(answer.as_ref()))),
+                    (answer, None) => {
+                        let said = answer.map(|answer| answer.text()).unwrap_or_default();
+                        return Err(Trouble::Refused(refusal(&said)));
+                    }
                 }
             }
             Next::Page(url) => self.server.page(&url).await.map_err(Trouble::Down)?,
         };
         let (found, next) = hits(bundle.unwrap_or_default());
         search.next = next.map_or(Next::None, Next::Page);
-        let device = search.looked.device.clone().unwrap_or_default();
-        let whose = |instant: Ticks| self.resolver.whose(&search.name, instant, &search.looked);
-        let truth = Truth {
-            from: search.from,
-            to: search.to,
-            whose: &whose,
-            turns: &search.turns,
-        };
-        let mut wrong = Wrong {
-            writes: Vec::new(),
-            starts: Vec::new(),
-            gone: None,
-        };
-        for observation in &found {
-            let Verdict::Replace { resource, gone } = verdict(observation, &device, &truth) else {
-                continue;
-            };
-            let id = observation.get("id").and_then(Value::as_str).unwrap_or_default();
-            let path = format!("Observation/{id}");
-            let identity = identifier_of(observation).map(|value| resource_id(SERVICE_SYSTEM, value));
-            wrong
-                .writes
-                .push((Entry::put(path, resource, version_of(observation)), identity));
-            wrong.starts.push(gone.0);
-            let (least, most) = wrong.gone.unwrap_or(gone);
-            wrong.gone = Some((least.min(gone.0), most.max(gone.1)));
-        }
-        Ok(Some(wrong))
+        Ok(Some(found))
     }
 
-    /// Replaces what was found.
+    /// Replaces what was found. Readings that would be gone with it, and that `held` does not have, are left as an
+    /// Observation of their own first.
     ///
     /// # Errors
     /// [`Trouble`]; some may be replaced then.
-    pub async fn retract(&mut self, wrong: Wrong) -> Result<Retracted, Trouble> {
+    pub async fn retract(&mut self, wrong: Wrong, held: &Held) -> Result<Retracted, Trouble> {
+        let remainders = wrong
+            .blanked
+            .iter()
+            .filter_map(|(before, after)| remainder(before, after, held));
+        let placed = self.saver.place(&mut self.server, remainders.collect()).await;
+        match (placed.down, placed.refused) {
+            (Some(down), _) => return Err(Trouble::Down(down)),
+            (None, Some(said)) => return Err(Trouble::Refused(refusal(&said))),
+            (None, None) if placed.again => {
+                return Ok(Retracted {
+                    again: true,
+                    ..Retracted::default()
+                });
+            }
+            (None, None) => {}
+        }
         let (entries, identities): (Vec<Entry>, Vec<_>) = wrong.writes.into_iter().unzip();
         for identity in identities.into_iter().flatten() {
             self.saver.forget(&identity);
@@ -176,7 +286,7 @@ impl FhirDestination {
                 200..300 => retracted.replaced += 1,
                 404 | 409 | 410 | 412 => retracted.again = true,
                 _ if answer.is_passing() => retracted.again = true,
-                _ => return Err(Trouble::Refused(refusal(Some(answer)))),
+                _ => return Err(Trouble::Refused(refusal(&answer.text()))),
             }
         }
         match exchange.down {
@@ -186,8 +296,18 @@ impl FhirDestination {
     }
 }
 
-fn refusal(answer: Option<&Answer>) -> String {
-    let said = answer.map(Answer::text).unwrap_or_default();
+impl Search {
+    fn truth<'a>(&'a self, whose: &'a dyn Fn(Ticks) -> Option<(String, Option<String>)>) -> Truth<'a> {
+        Truth {
+            from: self.from,
+            to: self.to,
+            whose,
+            turns: &self.turns,
+        }
+    }
+}
+
+fn refusal(said: &str) -> String {
     format!(
         "the server does not let Observations be searched by device and date, or be corrected ({said}): allow it there, or \
          correct them by hand"

@@ -10,12 +10,14 @@
 
 mod habits;
 mod judge;
+mod place;
 
 use super::answer::{Answer, hits, stuck};
 use super::recent::{Recent, Stored};
 use super::retract::{is_retracted, lifted};
 use super::server::{Down, Entry, Server};
 use super::{SentPeriods, sent_memory};
+use crate::associations::Ticks;
 use crate::forward::SentPeriod;
 use crate::telemetry::errors::ErrorRecord;
 use habits::Habits;
@@ -170,14 +172,18 @@ enum Built {
 pub struct Saver {
     recent: Recent,
     habits: Habits,
+    /// How far back corrections reach: ticks.
+    window: Ticks,
 }
 
 impl Saver {
-    /// A saver for a server whose searches lag behind by so many microseconds at most.
-    pub fn new(index_lag_us: u64) -> Saver {
+    /// A saver for a server whose searches lag behind by so many microseconds at most, and for corrections that reach
+    /// back so many ticks.
+    pub fn new(index_lag_us: u64, window: Ticks) -> Saver {
         Saver {
             recent: Recent::default(),
             habits: Habits::new(index_lag_us),
+            window,
         }
     }
 
@@ -237,7 +243,8 @@ impl Saver {
             .iter()
             .map(|item| Entry::get(format!("Observation/{}", item.identity.id)))
             .collect();
-        entries.extend(asked.chunks(SEARCHED_AT_ONCE).map(search));
+        let identities: Vec<&Identity> = asked.iter().map(|item| &item.identity).collect();
+        entries.extend(identities.chunks(SEARCHED_AT_ONCE).map(search));
         let exchange = server.send(&entries).await;
         saved.down = exchange.down;
         let mut answers = exchange.answers.into_iter();
@@ -260,7 +267,7 @@ impl Saver {
                     let memory = memories
                         .get(&item.identity.id)
                         .and_then(|bytes| sent_memory::decode(bytes));
-                    let known = judge(item, answer, &by_identifier, memory, saved);
+                    let known = judge(&item.identity, answer, &by_identifier, memory, saved);
                     match &known {
                         Known::Stored(stored) => {
                             self.habits.seen(&item.identity.id, stored.version.as_deref())
@@ -501,7 +508,7 @@ impl Saver {
             saved.sent_periods.push(SentPeriod {
                 observation: item.identity.id.clone(),
                 memory: sent_memory::encode(stored.version.as_deref(), memory),
-                expires: sent_memory::expires(item.group.boundary_end),
+                expires: sent_memory::expires(item.group.boundary_end, self.window),
             });
         }
         self.recent.insert(item.identity.id.clone(), stored);

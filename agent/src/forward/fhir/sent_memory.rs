@@ -1,10 +1,8 @@
 //! Bytes of a [`crate::forward::SentPeriod`]: length and text of the server's version, then the mapping engine's memory.
 
+use crate::associations::Ticks;
 use iomt_mapping::Timestamp;
 use iomt_mapping::fhir::SentMemory;
-
-/// How long after its end a period can still be merged with certainty about the times of its readings: 7 days.
-const CORRECTION_WINDOW: i64 = 7 * 86_400 * 10_000_000;
 
 /// The bytes to be stored.
 pub fn encode(version: Option<&str>, memory: &SentMemory) -> Vec<u8> {
@@ -26,9 +24,10 @@ pub fn decode(bytes: &[u8]) -> Option<SentMemory> {
     SentMemory::from_bytes(rest.get(usize::from(*length)..)?)
 }
 
-/// When the memory of a period that ends then may be forgotten: UTC ticks of 100 ns.
-pub fn expires(end: Timestamp) -> i64 {
-    end.ticks().saturating_add(CORRECTION_WINDOW)
+/// When the memory of a period that ends then may be forgotten, with so many ticks of a correction window: UTC ticks of
+/// 100 ns. Until then it can be merged with certainty about the times of its readings.
+pub fn expires(end: Timestamp, window: Ticks) -> i64 {
+    end.ticks().saturating_add(window)
 }
 
 #[cfg(test)]

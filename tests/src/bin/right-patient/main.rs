@@ -1,7 +1,9 @@
 //! The right patient at the right time: `right-patient --schedules N --seed S [--sabotage NAME]`.
 //!
 //! By chance devices move between patients, the server is away or loses its answers, readings come late, the agent is
-//! restarted, and the operator says afterwards what nobody knew, sometimes wrongly, and takes it back. The whole agent runs
+//! restarted or killed at any moment, and the operator says afterwards what nobody knew, sometimes wrongly, and takes it
+//! back. Identities are resolved in all three ways, and some gateways keep no history: there a correction moves what it
+//! takes away on the server. The whole agent runs
 //! through it on simulated time, with its real store; then the FHIR server must hold every reading once, with whom it was
 //! taken, and nothing of anybody else; readings of nobody wait.
 //!
@@ -22,6 +24,7 @@ mod ward;
 use anyhow::{Context, bail, ensure};
 use bedside_agent::sabotage;
 use schedule::Schedule;
+use std::rc::Rc;
 
 fn arguments() -> anyhow::Result<(u64, u64, Option<String>)> {
     let (mut schedules, mut seed, mut fault) = (40, 1, None);
@@ -44,17 +47,19 @@ fn main() -> anyhow::Result<()> {
         sabotage::turn_on(name)?;
     }
     let begin = std::time::Instant::now();
-    let (mut readings, mut retracted, mut corrected) = (0, 0, 0);
+    let (mut readings, mut retracted, mut corrected, mut kills, mut by_hand) = (0, 0, 0, 0, 0);
     for number in seed..seed + schedules {
         let memory = std::path::Path::new("/dev/shm");
         let folder = match memory.is_dir() {
             true => tempfile::tempdir_in(memory)?,
             false => tempfile::tempdir()?,
         };
-        let schedule = Schedule::new(number);
+        let schedule = Rc::new(Schedule::new(number));
         let outcome =
             ward::play(&schedule, folder.path(), number).with_context(|| format!("schedule {number}"))?;
         let found = judge::judge(&schedule, &outcome);
+        kills += schedule.restarts.iter().filter(|restart| restart.killed).count();
+        by_hand += found.by_hand;
         readings += found.readings;
         retracted += found.retracted;
         corrected += found.corrected;
@@ -76,7 +81,13 @@ fn main() -> anyhow::Result<()> {
                 for (at, event) in &schedule.events {
                     eprintln!("{} {event:?}", schedule::text(*at));
                 }
-                eprintln!("restarts {:?}", schedule.restarts);
+                for restart in &schedule.restarts {
+                    eprintln!("{} {restart:?}", schedule::text(restart.ends));
+                }
+                eprintln!(
+                    "{:?}, short history: {}",
+                    schedule.resolution, schedule.short_history
+                );
             }
             let line = serde_json::json!({"schedules": number - seed, "readings": readings, "finding": true, "seed": number,
                 "wrong_patients": wrong, "missing": missing, "duplicated": twice, "sabotage": fault});
@@ -90,7 +101,8 @@ fn main() -> anyhow::Result<()> {
     );
     eprintln!("{schedules} schedules in {} ms", begin.elapsed().as_millis());
     let line = serde_json::json!({"schedules": schedules, "readings": readings, "wrong_patients": 0, "missing": 0,
-        "duplicated": 0, "retracted": retracted, "corrected": corrected});
+        "duplicated": 0, "retracted": retracted, "corrected": corrected, "kills": kills,
+        "by_hand": by_hand});
     println!("{line}");
     Ok(())
 }

@@ -70,14 +70,46 @@ pub enum Event {
     Back,
 }
 
+/// The agent ends, and another begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Restart {
+    pub ends: Ticks,
+    pub begins: Ticks,
+    /// It ends in the middle of whatever it does, as by `kill -9`; else it is asked to stop.
+    pub killed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    Lookup,
+    /// Messages name nobody and follow the link, as in lookup; Devices that are missing are created.
+    Create,
+    /// Every message names the visit of its patient.
+    LookupWithEncounter,
+}
+
+impl Resolution {
+    pub fn name(self) -> &'static str {
+        match self {
+            Resolution::Lookup => "lookup",
+            Resolution::Create => "create",
+            Resolution::LookupWithEncounter => "lookup-with-encounter",
+        }
+    }
+}
+
 pub struct Schedule {
     /// By device, in order of time; the first reaches back without limit.
     pub truth: Vec<Vec<Stay>>,
     pub readings: Vec<Reading>,
     /// In order of time.
     pub events: Vec<(Ticks, Event)>,
-    /// When the agent stops and starts again.
-    pub restarts: Vec<(Ticks, Ticks)>,
+    /// When the agent ends and starts again.
+    pub restarts: Vec<Restart>,
+    /// How identities are resolved, as the configuration spells it.
+    pub resolution: Resolution,
+    /// The journal keeps what was delivered for minutes only: what a correction takes away has to be moved on the server.
+    pub short_history: bool,
     pub search_lag: u32,
     /// The operator writes patients by their identifier.
     pub by_identifier: bool,
@@ -110,7 +142,15 @@ impl Schedule {
             search_lag: if chance.one_in(2) { 30 } else { 0 },
             by_identifier: chance.one_in(2),
             statements: chance.one_in(2),
+            resolution: match seed % 4 {
+                2 => Resolution::Create,
+                3 => Resolution::LookupWithEncounter,
+                _ => Resolution::Lookup,
+            },
+            short_history: seed % 5 < 2,
         };
+        // Of its own, so that what else happens does not depend on it.
+        let mut ends = Chance::new(!seed);
         let operator = !seed.is_multiple_of(3);
         for number in 0..DEVICES {
             let mut truth = schedule.links(&mut chance, number, begin);
@@ -127,15 +167,50 @@ impl Schedule {
             let from = chance.between(at, at + 2 * HOUR);
             let to = from + chance.between(MINUTE, 2 * HOUR);
             match chance.below(4) {
-                0 => schedule.restarts.push((from + 13 * SECOND, from + 10 * MINUTE)),
+                0 => schedule.restarts.push(Restart {
+                    ends: from + 13 * SECOND,
+                    begins: from + 10 * MINUTE,
+                    killed: ends.one_in(2),
+                }),
                 1 => schedule.outage(from, from + 5 * MINUTE, Event::LosesAnswers),
                 _ => schedule.outage(from, to, Event::Away),
             }
             at = to.max(from + 15 * MINUTE);
         }
+        schedule.kill(&mut ends, begin);
         schedule.events.sort_by_key(|(at, _)| *at);
         schedule.readings.sort_by_key(|reading| reading.sent);
         schedule
+    }
+
+    /// Kills at any moment, and some in the middle of what an entry or a change on the server sets off.
+    fn kill(&mut self, ends: &mut Chance, begin: Ticks) {
+        for _ in 0..ends.below(4) {
+            let moments = self.events.len() as u64;
+            let at = match usize::try_from(ends.below(moments.max(1))) {
+                Ok(event) if ends.one_in(2) && event < self.events.len() => self.events[event].0,
+                _ => {
+                    begin + i64::try_from(ends.below(u64::try_from(DAY / SECOND).unwrap())).unwrap() * SECOND
+                }
+            };
+            // To the millisecond, up to a minute and a half after it.
+            let ends_at = at + i64::try_from(ends.below(90_000)).unwrap() * (SECOND / 1000);
+            let begins = ends_at + ends.between(10 * SECOND, 5 * MINUTE).max(10 * SECOND);
+            self.restarts.push(Restart {
+                ends: ends_at,
+                begins,
+                killed: true,
+            });
+        }
+        self.restarts.sort_by_key(|restart| restart.ends);
+        let mut free = begin;
+        self.restarts.retain(|restart| {
+            let fits = restart.ends > free;
+            if fits {
+                free = restart.begins + SECOND;
+            }
+            fits
+        });
     }
 
     fn outage(&mut self, from: Ticks, to: Ticks, how: Event) {
@@ -265,6 +340,20 @@ impl Schedule {
                 value: (number as u64 + 1) * 1000 + u64::from(u32::try_from(count).unwrap()),
             });
         }
+    }
+
+    /// Instants at which somebody says that a device changes hands.
+    pub fn turns(&self) -> impl Iterator<Item = Ticks> + '_ {
+        let of_event = |(at, event): &(Ticks, Event)| match event {
+            Event::Link(..) => vec![*at],
+            Event::Statement(_, _, from, to) => vec![*from, *to],
+            Event::Enter(Command::Set { from, to, .. }) => from.iter().chain(to).copied().collect(),
+            Event::Enter(Command::End { at, .. }) => at.iter().copied().collect(),
+            Event::Enter(Command::Retract { .. }) | Event::Away | Event::LosesAnswers | Event::Back => {
+                Vec::new()
+            }
+        };
+        self.events.iter().flat_map(of_event)
     }
 
     /// Whose a reading is.

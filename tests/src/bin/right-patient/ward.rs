@@ -1,13 +1,16 @@
 //! Plays a schedule: the whole agent on simulated time, with a FHIR server in the process.
 
-use crate::schedule::{DAY, DEVICES, Event, HOUR, PATIENTS, Reading, Schedule, device, start, text};
+use crate::schedule::{
+    DAY, DEVICES, Event, HOUR, PATIENTS, Reading, Resolution, Restart, Schedule, device, start, text,
+};
+use anyhow::bail;
 use bedside_agent::agent::{self, Agent, StartedSource, Stopping, Surroundings, associate_in_store};
 use bedside_agent::associations::Command;
 use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
 use bedside_agent::demo::fhir_server::{Fault, FhirServer};
 use bedside_agent::forward::http::Http;
-use bedside_agent::ingest::{SourceContext, SourceHandle};
-use bedside_agent::message::{Message, Payload, PayloadKind, Stamp};
+use bedside_agent::ingest::{Acknowledger, SourceContext, SourceHandle};
+use bedside_agent::message::{AckToken, Message, Payload, PayloadKind, Stamp};
 use bedside_agent::packs::Notice;
 use bedside_agent::store::Store;
 use bedside_agent::telemetry::errors::ErrorRecord;
@@ -22,19 +25,55 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
+use tokio::task::LocalSet;
 
 /// What is there when everything has settled.
 pub struct Outcome {
     pub observations: Vec<Value>,
     pub summary: Summary,
+    /// Lines of the ledger about what a correction could not move.
+    pub by_hand: usize,
 }
 
-type Unsent = Rc<RefCell<VecDeque<Reading>>>;
+/// What the wearables have: a reading stays with its sender until it is acknowledged.
+#[derive(Default)]
+struct Wearables {
+    unsent: VecDeque<Reading>,
+    /// Sent to the agent that lives now, in order, without an acknowledgement yet.
+    sent: VecDeque<Reading>,
+    /// How many acknowledgements came for them.
+    acknowledged: Arc<AtomicUsize>,
+}
+
+impl Wearables {
+    /// The agent is gone: what it has not acknowledged is sent again to the next one.
+    fn reconnect(&mut self) {
+        let acknowledged = self.acknowledged.swap(0, Ordering::Relaxed);
+        self.sent.drain(..acknowledged.min(self.sent.len()));
+        while let Some(reading) = self.sent.pop_back() {
+            self.unsent.push_front(reading);
+        }
+    }
+}
+
+struct Acknowledged(Arc<AtomicUsize>);
+
+impl Acknowledger for Acknowledged {
+    fn committed(&self, tokens: &[AckToken]) {
+        self.0.fetch_add(tokens.len(), Ordering::Relaxed);
+    }
+}
+
+type Unsent = Rc<RefCell<Wearables>>;
 
 struct Ward {
     server: FhirServer,
     unsent: Unsent,
+    visits: bool,
+    truth: Rc<Schedule>,
 }
 
 impl Surroundings for Ward {
@@ -58,26 +97,38 @@ impl Surroundings for Ward {
         let handle = SourceHandle {
             id: context.id,
             name: context.name.clone(),
-            acknowledger: None,
+            acknowledger: Some(Arc::new(Acknowledged(Arc::clone(
+                &self.unsent.borrow().acknowledged,
+            )))),
             window: 0,
         };
-        Ok((handle, Box::pin(wearables(context, Rc::clone(&self.unsent)))))
+        let visits = self.visits.then(|| Rc::clone(&self.truth));
+        Ok((
+            handle,
+            Box::pin(wearables(context, Rc::clone(&self.unsent), visits)),
+        ))
     }
 }
 
 /// Sends every reading at its time, or as soon as somebody listens.
-async fn wearables(context: SourceContext, unsent: Unsent) {
+async fn wearables(context: SourceContext, unsent: Unsent, visits: Option<Rc<Schedule>>) {
     loop {
-        let next = unsent.borrow().front().map(|reading| reading.sent);
+        let next = unsent.borrow().unsent.front().map(|reading| reading.sent);
         let Some(sent) = next else {
             return std::future::pending::<()>().await;
         };
         wait_until(sent).await;
-        let Some(reading) = unsent.borrow_mut().pop_front() else {
+        let Some(reading) = unsent.borrow_mut().unsent.pop_front() else {
             continue;
         };
-        let body =
+        let mut body =
             json!({"device": device(reading.device), "time": text(reading.taken), "rate": reading.value});
+        // Who sends names the visit; one of a reading of nobody is as good as any.
+        if let Some(schedule) = &visits {
+            let visit = schedule.patient_of(&reading).unwrap_or(0);
+            body["visit"] = json!(format!("visit {visit}"));
+        }
+        unsent.borrow_mut().sent.push_back(reading);
         let message = Message {
             source: context.id,
             stamp: Stamp {
@@ -93,10 +144,13 @@ async fn wearables(context: SourceContext, unsent: Unsent) {
             device_id: None,
             possible_repeat: false,
             record: None,
-            ack: None,
+            ack: Some(AckToken {
+                epoch: 1,
+                packet_id: 0,
+                session: 0,
+            }),
         };
         if context.sender.send(message).await.is_err() {
-            unsent.borrow_mut().push_front(reading);
             return;
         }
     }
@@ -122,7 +176,7 @@ fn device_resource(number: usize, patient: Option<u64>) -> Value {
 fn pack(folder: &Path) {
     let of_type = |name: &str| {
         json!({"templateType": "JsonPathContent", "template": {"typeName": name, "typeMatchExpression": "$..[?(@rate)]",
-            "deviceIdExpression": "$.device", "timestampExpression": "$.time",
+            "deviceIdExpression": "$.device", "timestampExpression": "$.time", "encounterIdExpression": "$.visit",
             "values": [{"required": "true", "valueExpression": "$.rate", "valueName": "rate"}]}})
     };
     let becomes = |name: &str, period: i32, value: Value| {
@@ -145,30 +199,41 @@ fn pack(folder: &Path) {
 fn configuration(folder: &Path, schedule: &Schedule) -> Config {
     let text = format!(
         "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
-         progress_interval = \"60 s\"\n\
+         progress_interval = \"60 s\"\n{3}\
          [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
          [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n\
-         device_use_statements = {1}\n",
+         device_use_statements = {1}\nresolution = \"{2}\"\n",
         folder.display(),
-        schedule.statements
+        schedule.statements,
+        schedule.resolution.name(),
+        if schedule.short_history {
+            "history = \"1 min\"\n"
+        } else {
+            ""
+        }
     );
     toml::from_str(&text).unwrap()
 }
 
 /// Plays it to its end and a while longer.
-pub fn play(schedule: &Schedule, folder: &Path, seed: u64) -> anyhow::Result<Outcome> {
+pub fn play(schedule: &Rc<Schedule>, folder: &Path, seed: u64) -> anyhow::Result<Outcome> {
     pack(folder);
     let config = configuration(folder, schedule);
     let server = FhirServer::in_process();
     server.keep_versions();
     server.set_search_lag(schedule.search_lag);
     let begin = Timestamp::from_ticks(start()).unwrap();
+    let schedule = Rc::clone(schedule);
     let (outcome, _) = clock::simulate(begin, async move {
         random::seed(seed);
         for patient in 0..PATIENTS {
             let resource = json!({"resourceType": "Patient", "id": format!("patient-{patient}"),
                 "identifier": [{"value": format!("mrn {patient}")}]});
             server.put(resource).map_err(|error| anyhow::anyhow!("{error}"))?;
+            let visit = json!({"resourceType": "Encounter", "id": format!("visit-{patient}"), "status": "in-progress",
+                "class": {"code": "IMP"}, "identifier": [{"value": format!("visit {patient}")}],
+                "subject": {"reference": format!("Patient/patient-{patient}")}});
+            server.put(visit).map_err(|error| anyhow::anyhow!("{error}"))?;
         }
         for number in 0..DEVICES {
             let first = schedule.truth[number].first().and_then(|stay| stay.patient);
@@ -182,23 +247,31 @@ pub fn play(schedule: &Schedule, folder: &Path, seed: u64) -> anyhow::Result<Out
             server.clone(),
             Rc::clone(&running),
             folder.join("store"),
+            config.clone(),
         ));
+        let wearables = Rc::new(RefCell::new(Wearables {
+            unsent: schedule.readings.iter().cloned().collect(),
+            ..Wearables::default()
+        }));
         let ward = Ward {
             server: server.clone(),
-            unsent: Rc::new(RefCell::new(schedule.readings.iter().cloned().collect())),
+            unsent: Rc::clone(&wearables),
+            visits: schedule.resolution == Resolution::LookupWithEncounter,
+            truth: Rc::clone(&schedule),
         };
         let end = start() + DAY + 8 * HOUR;
-        let mut lives: Vec<(i64, i64)> = schedule.restarts.clone();
-        lives.push((end, end));
+        let last = Restart {
+            ends: end,
+            begins: end,
+            killed: false,
+        };
         let mut summary = Summary::default();
-        for (stop_at, again_at) in lives {
+        for life in schedule.restarts.iter().copied().chain([last]) {
             let (stop, stopped) = watch::channel(false);
-            let stopping = tokio::task::spawn_local(async move {
-                wait_until(stop_at).await;
-                stop.send_replace(true);
-            });
             let slot = Rc::clone(&running);
-            summary = agent::run(
+            // Its tasks are its own: they all end with it.
+            let tasks = LocalSet::new();
+            let mut living = Box::pin(tasks.run_until(agent::run(
                 config.clone(),
                 &ward,
                 Stopping::default(),
@@ -206,14 +279,29 @@ pub fn play(schedule: &Schedule, folder: &Path, seed: u64) -> anyhow::Result<Out
                 move |agent| {
                     *slot.borrow_mut() = Some(agent);
                 },
-            )
-            .await?;
-            running.borrow_mut().take();
-            stopping.await?;
-            wait_until(again_at).await;
+            )));
+            tokio::select! {
+                biased;
+                ended = &mut living => bail!("it ended by itself: {:?}", ended?),
+                () = wait_until(life.ends) => {}
+            }
+            if life.killed {
+                running.borrow_mut().take();
+            } else {
+                stop.send_replace(true);
+                summary = living.as_mut().await?;
+                running.borrow_mut().take();
+            }
+            drop(living);
+            drop(tasks);
+            wearables.borrow_mut().reconnect();
+            wait_until(life.begins).await;
         }
         events.await??;
+        let store = Store::open_for_command(&folder.join("store"), &bedside_agent::config::Encryption::Off)?;
+        let ledger = store.ledger()?;
         anyhow::Ok(Outcome {
+            by_hand: ledger.iter().filter(|(_, why)| why.contains("by hand")).count(),
             observations: server.observations(),
             summary,
         })
@@ -227,6 +315,7 @@ async fn happen(
     server: FhirServer,
     running: Rc<RefCell<Option<Rc<Agent>>>>,
     store: std::path::PathBuf,
+    config: Config,
 ) -> anyhow::Result<()> {
     for (at, event) in events {
         wait_until(at).await;
@@ -241,7 +330,7 @@ async fn happen(
             Event::Away => server.set_fault(Some(Fault::Refuse(503, None))),
             Event::LosesAnswers => server.set_fault(Some(Fault::LoseAnswer)),
             Event::Back => server.set_fault(None),
-            Event::Enter(command) => enter(&command, &running, &store).await?,
+            Event::Enter(command) => enter(&config, &command, &running, &store).await?,
         }
     }
     Ok(())
@@ -249,6 +338,7 @@ async fn happen(
 
 /// Over the running agent; into its store while it is down.
 async fn enter(
+    config: &Config,
     command: &Command,
     running: &Rc<RefCell<Option<Rc<Agent>>>>,
     store: &Path,
@@ -262,7 +352,7 @@ async fn enter(
         }
         if let Ok(mut store) = Store::open_for_command(store, &bedside_agent::config::Encryption::Off) {
             let now = Some(clock::wall().ticks());
-            associate_in_store(&mut store, command, now)?.map_err(wrong)?;
+            associate_in_store(config, &mut store, command, now)?.map_err(wrong)?;
             return Ok(());
         }
         Timer::after_millis(500).await;

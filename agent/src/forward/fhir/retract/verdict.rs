@@ -5,10 +5,10 @@ use iomt_mapping::fhir::{SERVICE_SYSTEM, SamplePeriod, parse_datetime};
 use serde_json::{Value, json};
 
 /// `meta.tag` of what we took from a patient, so that a later correction may lift it.
-const TAG_SYSTEM: &str = "urn:x-bedside-agent:correction";
+pub(super) const TAG_SYSTEM: &str = "urn:x-bedside-agent:correction";
 const TAG_CODE: &str = "retracted";
 /// A slot without a reading.
-const NO_READING: &str = "E";
+pub(super) const NO_READING: &str = "E";
 
 /// Whose the readings of one device are, over the stretch of time that is looked at.
 pub struct Truth<'a> {
@@ -146,7 +146,7 @@ fn blank(resource: &mut Value, start: Ticks, wrong: &dyn Fn(Ticks, Ticks) -> boo
     })
 }
 
-fn samples_mut(resource: &mut Value) -> Vec<&mut Value> {
+pub(super) fn samples_mut(resource: &mut Value) -> Vec<&mut Value> {
     let Some(resource) = resource.as_object_mut() else {
         return Vec::new();
     };
@@ -162,6 +162,17 @@ fn samples_mut(resource: &mut Value) -> Vec<&mut Value> {
         }
     }
     samples
+}
+
+/// The values that are spread over slots, each with its component.
+pub(super) fn samples(resource: &Value) -> Vec<(Option<&Value>, &Value)> {
+    let own = resource.get("valueSampledData").map(|sampled| (None, sampled));
+    let components = resource.get("component").and_then(Value::as_array);
+    let of_components = components
+        .into_iter()
+        .flatten()
+        .filter_map(|one| Some((Some(one), one.get("valueSampledData")?)));
+    own.into_iter().chain(of_components).collect()
 }
 
 /// Whether it holds a value that is not spread over slots.
@@ -198,14 +209,14 @@ pub fn window(observation: &Value) -> Option<(Ticks, Ticks)> {
     Some((start, end.max(start).saturating_add(1)))
 }
 
-fn set_status(resource: &mut Value, status: &str) {
+pub(super) fn set_status(resource: &mut Value, status: &str) {
     if let Some(resource) = resource.as_object_mut() {
         resource.insert("status".to_owned(), json!(status));
     }
 }
 
 /// The Observation as `entered-in-error`, with the mark that it was us.
-fn retracted(mut observation: Value) -> Value {
+pub(super) fn retracted(mut observation: Value) -> Value {
     set_status(&mut observation, "entered-in-error");
     if let Some(members) = observation.as_object_mut() {
         let meta = members.entry("meta").or_insert_with(|| json!({}));

@@ -1,6 +1,6 @@
 //! What the answers to reads and writes mean for an Observation.
 
-use super::{Item, Known, Outcome, Saved};
+use super::{Known, Outcome, Saved};
 use crate::forward::fhir::answer::{Answer, deleted, has_identifier, refused, stuck, version_of};
 use crate::forward::fhir::identity::escape;
 use crate::forward::fhir::recent::Stored;
@@ -8,7 +8,7 @@ use crate::forward::fhir::retract::is_retracted;
 use crate::forward::fhir::server::{Down, Entry};
 use crate::forward::http::percent_encode;
 use crate::telemetry::errors::ErrorRecord;
-use iomt_mapping::fhir::{BuildError, SERVICE_SYSTEM, SentMemory};
+use iomt_mapping::fhir::{BuildError, Identity, SentMemory};
 use serde_json::Value;
 
 /// A building error as a record.
@@ -16,11 +16,11 @@ pub(super) fn record_of(error: &BuildError) -> ErrorRecord {
     ErrorRecord::new(error.kind.name(), error.text.clone())
 }
 
-/// One search for all of these items.
-pub(super) fn search(items: &[&Item]) -> Entry {
-    let tokens: Vec<String> = items
+/// One search for all of these.
+pub(super) fn search(identities: &[&Identity]) -> Entry {
+    let tokens: Vec<String> = identities
         .iter()
-        .map(|item| format!("{SERVICE_SYSTEM}|{}", escape(&item.identity.value)))
+        .map(|identity| format!("{}|{}", escape(identity.system), escape(&identity.value)))
         .collect();
     Entry::get(format!(
         "Observation?identifier={}&_count=100",
@@ -28,9 +28,9 @@ pub(super) fn search(items: &[&Item]) -> Entry {
     ))
 }
 
-/// What the two ways to ask have found of an item.
+/// What the two ways to ask have found of an Observation.
 pub(super) fn judge(
-    item: &Item,
+    identity: &Identity,
     answer: Answer,
     by_identifier: &[Value],
     memory: Option<SentMemory>,
@@ -49,7 +49,7 @@ pub(super) fn judge(
     }
     for resource in by_identifier {
         let known = held.iter().any(|other| other.get("id") == resource.get("id"));
-        if !known && has_identifier(resource, Some(SERVICE_SYSTEM), &item.identity.value) {
+        if !known && has_identifier(resource, Some(identity.system), &identity.value) {
             held.push(resource.clone());
         }
     }
