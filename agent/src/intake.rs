@@ -8,15 +8,17 @@
 //! 1. Acknowledgements leave after the commit of their messages, in receive order, never before.
 //! 2. A commit that fails is tried again with the same messages; meanwhile nothing is acknowledged, and the channel fills
 //!    until the sources slow down. It is tried again for as long as it takes, whatever the disk says.
-//! 3. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
+//! 3. What is salvaged of a former store is committed here too, between batches of the sources and never before one.
+//! 4. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
 
+use crate::agent::Handed;
 use crate::bounds;
 use crate::clock;
 use crate::ingest::SourceHandle;
 use crate::message::{AckToken, Message, RevisionId, SourceId, StoredMessage};
 use crate::pipeline::{Entry, Pipeline};
 use crate::sabotage::{self, Sabotage};
-use crate::store::{Changes, Room, StoreError};
+use crate::store::{Changes, Room, Store, StoreError};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -105,6 +107,7 @@ pub async fn run(
     policy: CommitPolicy,
     sources: Vec<SourceHandle>,
     mut messages: mpsc::Receiver<Message>,
+    mut salvaged: mpsc::Receiver<Handed>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let mut senders: HashMap<SourceId, Sender> = sources
@@ -118,6 +121,10 @@ pub async fn run(
             biased;
             _ = stop.wait_for(|stop| *stop) => None,
             message = messages.recv() => message,
+            Some(handed) = salvaged.recv() => {
+                commit_salvaged(&pipeline, handed).await?;
+                continue;
+            }
             () = Timer::at(progress_due) => {
                 progress_due = Instant::now() + policy.progress_interval;
                 commit_progress(&pipeline).await?;
@@ -144,6 +151,10 @@ pub async fn run(
             progress_due = Instant::now() + policy.progress_interval;
         }
         commit(&pipeline, &mut senders, batch, waited, progress_is_due).await?;
+        // Sources that never rest leave a turn to it too.
+        if let Ok(handed) = salvaged.try_recv() {
+            commit_salvaged(&pipeline, handed).await?;
+        }
     }
 }
 
@@ -285,6 +296,61 @@ async fn commit(
         // The reserve is reached: nothing more is taken until there is room. The senders wait meanwhile.
         Room::None => make_room(pipeline).await?,
     }
+    Ok(())
+}
+
+/// Commits a portion of a former store, for as long as it takes; there is nobody to be acknowledged.
+async fn commit_salvaged(pipeline: &Pipeline, handed: Handed) -> Result<(), StoreError> {
+    let portion = Arc::new(handed.portion);
+    let mut pause = DISK_PAUSE;
+    let stored = loop {
+        // A message whose own packs are not known any more gets those of now, which must be stored before it.
+        let ready = pipeline.save_packs().await;
+        let current: HashMap<SourceId, RevisionId> = portion
+            .batch
+            .iter()
+            .map(|(message, _)| message.source)
+            .map(|source| (source, pipeline.packs.borrow().current(source)))
+            .collect();
+        let (portion, now_us, wall) = (Arc::clone(&portion), clock::monotonic_us(), clock::wall().ticks());
+        let result = match ready {
+            Ok(()) => {
+                let append = move |store: &mut Store| {
+                    let packs = |message: &Message| current.get(&message.source).copied().unwrap_or_default();
+                    store.append_salvaged(&portion, packs, now_us, wall)
+                };
+                pipeline.store.call(append).await
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(stored) => break stored,
+            Err(error) => {
+                failed_commit(pipeline, error, false, Room::Plenty).await?;
+                Timer::after(pause).await;
+                pause = (pause * 2).min(DISK_PAUSE_LONGEST);
+                pipeline.beat("intake");
+            }
+        }
+    };
+    after_commit(pipeline, false);
+    pipeline.former.identities.add(stored.runs);
+    let messages = Arc::unwrap_or_clone(stored.batch).into_iter();
+    let entries: Vec<_> = messages
+        .zip(stored.first..)
+        .map(|((message, revision), position)| {
+            Entry::new(StoredMessage {
+                position,
+                revision,
+                message,
+            })
+        })
+        .collect();
+    if !entries.is_empty() {
+        pipeline.publish(entries);
+    }
+    // Whoever waits for it may have stopped.
+    let _ = handed.committed.send(stored.state);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod durable;
+pub mod former;
 pub mod forward;
 pub mod group;
 pub mod ingest;

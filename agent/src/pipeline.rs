@@ -6,6 +6,7 @@ use crate::bounds::Bounds;
 use crate::clock;
 use crate::config::ClockTrust;
 use crate::corrections::Corrections;
+use crate::former::FormerStores;
 use crate::ingest::payload::memory::Learnt;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use crate::normalize::Normalized;
@@ -284,6 +285,8 @@ pub struct Pipeline {
     pub bounds: Bounds,
     /// What sources have learnt and the store does not have yet.
     pub learnt: Learnt,
+    /// What came from stores before this one.
+    pub former: FormerStores,
     /// State of the disk.
     pub disk: DiskState,
     /// Holds the flash budget: how long a message may wait for its commit.

@@ -4,7 +4,8 @@
 //! never passes a reading that is not delivered, in a row, waiting or dead.
 
 use crate::clock;
-use crate::forward::Destinations;
+use crate::former::FormerStores;
+use crate::forward::{Destinations, GroupKey};
 use crate::group;
 use crate::message::{Position, RevisionId, SourceId};
 use crate::normalize::{Match, Normalized};
@@ -161,16 +162,19 @@ fn take(pipeline: &Pipeline, destinations: &Destinations, entry: &Entry, normali
     }
     progress.matched += 1;
     outbox.note_matched(stored.message.source);
-    take_matches(destinations, &mut outbox, entry, normalized, &mut None);
+    let former = Some(&pipeline.former);
+    take_matches(destinations, &mut outbox, entry, normalized, &mut None, former);
 }
 
-/// Takes the matches of a message into the outbox; with `anew` as exact references (the message was normalized anew).
+/// Takes the matches of a message into the outbox; with `anew` as exact references (the message was normalized anew). What
+/// `former` stores say that a destination has counts as delivered.
 pub(crate) fn take_matches(
     destinations: &Destinations,
     outbox: &mut Outbox,
     entry: &Entry,
     normalized: &Normalized,
     anew: &mut Option<Anew>,
+    former: Option<&FormerStores>,
 ) {
     let stored = &entry.stored;
     outbox.progress_mut().matches += (normalized.matches.len() + normalized.failed.len()) as u64;
@@ -193,22 +197,33 @@ pub(crate) fn take_matches(
     }
     let now_us = clock::monotonic_us();
     for found in &normalized.matches {
-        add_match(destinations, outbox, stored, found, anew, now_us);
+        let has = |destination: u32, key: &GroupKey| {
+            former.is_some_and(|former| former.has_reading(destination, key, stored.position, found.number))
+        };
+        add_match(destinations, outbox, stored, found, anew, &has, now_us);
     }
 }
 
+/// Takes one match into the outbox; `has` says which destinations have it from a store before this one.
 pub(crate) fn add_match(
     destinations: &Destinations,
     outbox: &mut Outbox,
     stored: &crate::message::StoredMessage,
     found: &Match,
     anew: &mut Option<Anew>,
+    has: &dyn Fn(u32, &GroupKey) -> bool,
     now_us: u64,
 ) {
     let series = outbox.series_of(&found.pack.text.name, &found.measurement);
     let wall = stored.message.stamp.wall;
     for destination in destinations.of_readings() {
         let place = vec![(stored.position, found.number)];
+        if outbox.key(series).is_some_and(|key| has(destination.id, key)) {
+            let counters = outbox.destination_mut(destination.id);
+            counters.matches += 1;
+            counters.delivered += 1;
+            continue;
+        }
         if found.held {
             let error = ErrorRecord::new(
                 "ClockNotSynchronized",
@@ -354,7 +369,7 @@ pub async fn normalize_unmatched(
             let progress = outbox.progress_mut();
             progress.unmatched = progress.unmatched.saturating_sub(1);
             progress.matched += 1;
-            take_matches(destinations, &mut outbox, entry, normalized, &mut anew);
+            take_matches(destinations, &mut outbox, entry, normalized, &mut anew, None);
         }
         if let Some(anew) = anew {
             anew.into_outbox(&mut outbox);

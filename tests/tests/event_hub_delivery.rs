@@ -28,6 +28,7 @@ fn destination(config: &EventHubConfig) -> EventHubDestination {
     let origin = Origin {
         gateway: "bed-12".into(),
         store: "store-1".into(),
+        former: Default::default(),
     };
     EventHubDestination::new(config, origin, ClockTrust::Always, http.clone(), http, None).unwrap()
 }

@@ -43,6 +43,7 @@ pub(super) fn start(
     let origin = Origin {
         gateway: Arc::from(agent.config.gateway.id.as_str()),
         store: Arc::clone(&agent.store_id),
+        former: agent.pipeline.former.identities.clone(),
     };
     let mut loops = Vec::new();
     for (entry, config) in agent.destinations.iter().zip(&agent.config.destinations) {

@@ -11,18 +11,21 @@ mod forwarding;
 mod memory;
 mod opening;
 mod report;
+mod salvage;
 mod surroundings;
 mod upkeep;
 
 pub use association::{associate_in_store, associations_in_store};
 pub use door::Door;
 pub use opening::Waiting;
+pub use salvage::Handed;
 pub use surroundings::{RealSurroundings, SourceDouble, StartedSource, Surroundings};
 
 use crate::bounds::{self, Bounds};
 use crate::clock;
 use crate::config::{Config, DestinationKind, EventPayload, SourceConfig, SourceKind};
 use crate::corrections::{Corrections, Windows};
+use crate::former::FormerStores;
 use crate::forward::pass::LinkState;
 use crate::forward::{DestinationHandle, Destinations};
 use crate::ingest::payload::Memory;
@@ -33,6 +36,7 @@ use crate::message::{Message, SourceId};
 use crate::packs::{PackFolder, PackProblem, PackSet};
 use crate::pipeline::{DiskState, PackBook, Pipeline, Recent};
 use crate::store::outbox::Outbox;
+use crate::store::salvage::Salvage;
 use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
 use crate::telemetry::status::Summary;
 use crate::wear::Governor;
@@ -107,7 +111,7 @@ pub async fn run(
     let Some(opened) = opening::open(&config, &worker, surroundings, stop.clone()).await? else {
         return Ok(Summary::default());
     };
-    let (store, recovered, last_good) = (opened.store, opened.recovered, opened.last_good);
+    let (store, mut recovered, last_good) = (opened.store, opened.recovered, opened.last_good);
     let (source_ids, destination_ids) = (opened.sources, opened.destinations);
     let mut records = HashMap::new();
     for id in &source_ids {
@@ -119,6 +123,8 @@ pub async fn run(
             aside.display()
         );
     }
+    let salvages = std::mem::take(&mut recovered.salvages);
+    let salvaged = store.salvages()?;
     let (book, corrections) = (opened.book, opened.corrections);
     let memories = config.sources.iter().zip(&source_ids);
     let memories = memories
@@ -155,7 +161,9 @@ pub async fn run(
         pipeline,
         config,
     });
-    Running::start(agent, surroundings, recovered, records, last_good)
+    *agent.pipeline.former.states.borrow_mut() = salvaged;
+    let salvages = salvage::prepare(&agent, salvages);
+    Running::start(agent, surroundings, recovered, salvages, records, last_good)
         .await?
         .until(stop, stopping, ready)
         .await
@@ -259,6 +267,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
                 .map(|(id, d)| destination_entry(*id, d).handle)
                 .collect(),
         }),
+        former: FormerStores::new(recovered.former_runs.clone()),
         disk: DiskState::new(store_folder(config)),
         wear: RefCell::new(Governor::new(
             config.store.flash_budget,
@@ -314,6 +323,7 @@ impl Running {
         agent: Rc<Agent>,
         surroundings: &dyn Surroundings,
         recovered: Recovered,
+        salvages: Vec<Salvage>,
         mut records: HashMap<SourceId, Vec<u64>>,
         last_good: Option<Vec<u8>>,
     ) -> anyhow::Result<Running> {
@@ -359,6 +369,7 @@ impl Running {
             sources.push(spawn_local(source));
         }
         drop(sender);
+        let (portions, salvaged) = mpsc::channel(1);
         let (stop_intake, intake_stop) = watch::channel(false);
         let (stop_normalizing, normalizing_stop) = watch::channel(false);
         let (stop_forwarding, forwarding_stop) = watch::channel(false);
@@ -373,6 +384,7 @@ impl Running {
             policy,
             handles,
             receiver,
+            salvaged,
             intake_stop,
         ));
         let normalizing = spawn_local(crate::process::run(
@@ -384,6 +396,15 @@ impl Running {
         helpers.push(spawn_local(upkeep::clock_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(upkeep::store_loop(Rc::clone(&agent))));
         helpers.push(spawn_local(upkeep::check_loop(Rc::clone(&agent))));
+        if !salvages.is_empty() {
+            let reader = surroundings.salvage_reader()?;
+            helpers.push(spawn_local(salvage::salvage_loop(
+                Rc::clone(&agent),
+                reader,
+                salvages,
+                portions,
+            )));
+        }
         helpers.push(spawn_local(ledger_events(Rc::clone(pipeline), source_events)));
         Ok(Running {
             agent,

@@ -215,7 +215,7 @@ fn enter(config: &Config, store: &mut Store) -> Result<Entered, StoreError> {
         .iter()
         .map(|destination| store.destination(&destination.name))
         .collect::<Result<_, _>>()?;
-    store.set_limit(config.store.max_bytes.0)?;
+    store.set_limit(store.limit_beside_former(config.store.max_bytes.0))?;
     Ok(Entered {
         sources,
         destinations,

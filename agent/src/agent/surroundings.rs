@@ -26,6 +26,14 @@ pub trait Surroundings {
     /// When the operating system gives no thread.
     fn store_worker(&self) -> io::Result<Worker>;
 
+    /// Where a damaged store is read.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    fn salvage_reader(&self) -> io::Result<Worker> {
+        self.store_worker()
+    }
+
     /// Where the files of mapping packs are read, and how changes are noticed.
     ///
     /// # Errors
@@ -58,6 +66,10 @@ pub struct RealSurroundings;
 impl Surroundings for RealSurroundings {
     fn store_worker(&self) -> io::Result<Worker> {
         Worker::threads("store", 1)
+    }
+
+    fn salvage_reader(&self) -> io::Result<Worker> {
+        Worker::threads("salvage", 1)
     }
 
     fn pack_reader(&self) -> io::Result<(Worker, Notice)> {

@@ -157,7 +157,10 @@ pub(super) async fn store_loop(agent: Rc<Agent>) {
         pipeline.beat("upkeep");
         let done = match short {
             Ok(()) => bounds::make_room(pipeline).await.map(drop),
-            Err(_) => bounds::tend(pipeline).await,
+            Err(_) => match super::salvage::tidy(&agent).await {
+                Ok(()) => bounds::tend(pipeline).await,
+                Err(error) => Err(error),
+            },
         };
         if let Err(error) = done {
             tracing::warn!("upkeep of the store: {error}");

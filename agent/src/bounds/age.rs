@@ -61,6 +61,7 @@ pub async fn tend(pipeline: &Pipeline) -> Result<(), StoreError> {
             if trusted {
                 store.expire_sent_periods(wall)?;
             }
+            let max_bytes = store.limit_beside_former(max_bytes);
             let limit = match store.free_on_disk().filter(|_| min_free > 0) {
                 Some(free) => max_bytes.min((store.size() + free).saturating_sub(min_free)),
                 None => max_bytes,

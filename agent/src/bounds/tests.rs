@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::ClockTrust;
+use crate::former::FormerStores;
 use crate::forward::{Destinations, Fate};
 use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
 use crate::packs::{Pack, PackSet, PackText};
@@ -84,6 +85,7 @@ fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
             destinations: destinations.iter().map(|id| destination(*id)).collect(),
         }),
         learnt: Default::default(),
+        former: FormerStores::default(),
         disk: DiskState::new(folder.to_owned()),
         beats: RefCell::default(),
         wear: crate::wear::Governor::new(None, 1_000_000, 10_000_000).into(),

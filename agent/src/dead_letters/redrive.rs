@@ -284,7 +284,7 @@ impl DeadLetters<'_> {
         }
         progress.matched += 1;
         let mut anew = Some(Anew::with(case.revision));
-        take_matches(self.destinations, outbox, &case.entry, &case.now, &mut anew);
+        take_matches(self.destinations, outbox, &case.entry, &case.now, &mut anew, None);
         if let Some(anew) = anew {
             anew.into_outbox(outbox);
         }
@@ -450,6 +450,7 @@ fn send(outbox: &mut Outbox, case: &Case, destinations: &Destinations, readings:
             stored,
             &found,
             &mut anew,
+            &|_, _| false,
             clock::monotonic_us(),
         );
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::bounds::{Bounds, Settings};
 use crate::config::ClockTrust;
+use crate::former::FormerStores;
 use crate::forward::{DestinationHandle, Fate};
 use crate::message::{Message, Payload, RevisionId, Stamp};
 use crate::packs::{Pack, PackSet, PackText};
@@ -103,6 +104,7 @@ impl Ward {
                 destinations: handles.clone(),
             }),
             learnt: Default::default(),
+            former: FormerStores::default(),
             disk: DiskState::new(folder.to_owned()),
             beats: RefCell::default(),
             wear: crate::wear::Governor::new(None, 1_000_000, 10_000_000).into(),

@@ -66,13 +66,31 @@ pub async fn forward_messages(
             }
             continue;
         }
-        let raw = batch.iter().map(|entry| raw_message(&context, entry)).collect();
-        let delivery = alive(
-            &context.pipeline,
-            &context.handle.name,
-            destination.deliver_messages(raw),
-        )
-        .await;
+        let has_it = |entry: &Rc<Entry>| context.pipeline.former.has_message(id, entry.stored.position);
+        let has: Vec<bool> = batch.iter().map(has_it).collect();
+        let missing = batch.iter().zip(&has).filter(|(_, has)| !**has);
+        let raw: Vec<RawMessage> = missing.map(|(entry, _)| raw_message(&context, entry)).collect();
+        let mut delivery = if raw.is_empty() {
+            MessageDelivery {
+                fates: Vec::new(),
+                link: Link::Up,
+            }
+        } else {
+            let delivering = destination.deliver_messages(raw);
+            alive(&context.pipeline, &context.handle.name, delivering).await
+        };
+        let mut fates = std::mem::take(&mut delivery.fates).into_iter();
+        // What a former store knows to be there counts as delivered.
+        delivery.fates = has
+            .iter()
+            .map(|has| {
+                if *has {
+                    Fate::Superseded
+                } else {
+                    fates.next().unwrap_or(Fate::Retry)
+                }
+            })
+            .collect();
         settle_messages(&context, &batch, &delivery);
         if let Some(pause) = context.note_link(&delivery.link, &mut backoff)
             && !context.rest(pause).await
@@ -201,10 +219,11 @@ fn settle_messages(context: &Context, batch: &[Rc<Entry>], delivery: &MessageDel
             continue;
         }
         match fate {
-            Fate::Delivered | Fate::Superseded => {
+            Fate::Delivered => {
                 counters.delivered += 1;
                 counters.written += 1;
             }
+            Fate::Superseded => counters.delivered += 1,
             Fate::Dead(error) => {
                 counters.dead += 1;
                 outbox.dead(crate::store::DeadLetter {

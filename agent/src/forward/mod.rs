@@ -12,6 +12,7 @@ pub mod http;
 pub mod pass;
 pub mod retry;
 
+use crate::former::Identities;
 use crate::message::{Position, Stamp, StoredMessage};
 use crate::packs::Pack;
 use crate::telemetry::errors::ErrorRecord;
@@ -160,6 +161,8 @@ pub struct Origin {
     pub gateway: Arc<str>,
     /// Id of the store: new when a damaged store was set aside, so that event ids stay unique.
     pub store: Arc<str>,
+    /// Messages that came from a store before this one keep their ids.
+    pub former: Identities,
 }
 
 /// What the other loops know of a destination.

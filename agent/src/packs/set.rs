@@ -69,6 +69,15 @@ impl PackSet {
         serde_json::to_vec(&Bundle { packs }).unwrap_or_default()
     }
 
+    /// [`PackSet::revision`] of the set that a bundle was made of; none when the bytes are no bundle.
+    pub fn revision_of(bundle: &[u8]) -> Option<String> {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for text in PackSet::texts(bundle)? {
+            context.update(text.revision().as_bytes());
+        }
+        Some(hexadecimal(context.finish().as_ref()))
+    }
+
     /// The texts of a bundle.
     pub fn texts(bundle: &[u8]) -> Option<Vec<PackText>> {
         Some(serde_json::from_slice::<Bundle<PackText>>(bundle).ok()?.packs)

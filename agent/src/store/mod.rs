@@ -42,6 +42,15 @@
 //!     ours, at the start and in the middle. Nothing is acknowledged meanwhile, and work goes on without a restart.
 //! 14. **What a failed commit left behind is never taken for a commit** (`reopen.rs`; test
 //!     `what_a_failed_commit_left_behind_is_never_taken_for_a_commit`, proof `power-cuts --troubles`, which lets any call fail): after a sync that failed, what is read back need not be on the medium.
+//! 15. **What can be read of a damaged store comes into the new one**, once, with stamp, packs and identity, in the background
+//!     (`salvage`; test
+//!     `whatever_page_is_damaged_every_other_batch_arrives_once_under_its_identity_and_the_rest_is_in_the_ledger`); a crash in
+//!     the middle changes nothing (test `a_salvage_that_is_cut_off_anywhere_neither_loses_nor_doubles`).
+//! 16. **A log that is damaged in the middle hides no commit** (`log.rs`; test
+//!     `a_log_that_is_damaged_in_the_middle_hides_no_commit_behind_it`): SQLite would leave out what is behind the damage
+//!     without a word. Only a last commit that was not finished is left out.
+//! 17. **A store of a newer version is refused and left as it is**, also a damaged one (test
+//!     `a_store_of_a_newer_version_is_refused_and_not_touched`).
 //!
 //! # A crash at each point
 //!
@@ -80,6 +89,7 @@ pub mod codec;
 mod invariants;
 mod isolation;
 mod letters;
+mod log;
 mod memory;
 mod open;
 pub mod outbox;
@@ -89,6 +99,7 @@ mod records;
 mod recover;
 mod reopen;
 mod rewrite;
+pub mod salvage;
 mod schema;
 mod set_aside;
 mod trouble;
@@ -264,6 +275,19 @@ impl Store {
         now_us: u64,
         wall: i64,
     ) -> Result<Position, StoreError> {
+        self.append_with(batch, revisions, changes, now_us, wall, |_| Ok(()))
+    }
+
+    /// As [`Store::append`], with what `also` writes in the same transaction.
+    fn append_with(
+        &mut self,
+        batch: &[(Message, RevisionId)],
+        revisions: &[NewRevision],
+        changes: Option<&Changes>,
+        now_us: u64,
+        wall: i64,
+        also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Position, StoreError> {
         let first = self.next_position;
         let blob = self.codec.encode(
             first,
@@ -307,6 +331,7 @@ impl Store {
         if let Some(changes) = changes {
             changes.write(&transaction, &mut self.codec, wall)?;
         }
+        also(&transaction)?;
         commit(transaction)?;
         for revision in revisions.iter().filter(|_| too_late) {
             self.connection

@@ -3,7 +3,7 @@
 use super::check::{Check, check_last_batches};
 use super::codec::Codec;
 use super::recover::{Recovered, next_position, read_segments};
-use super::set_aside::{CONDEMNED, is_damage, needs_no_look, set_aside};
+use super::set_aside::{CONDEMNED, is_damage, is_newer, needs_no_look, set_aside};
 use super::{Statistics, Store, StoreError, schema, vault};
 use crate::clock;
 use crate::config::Encryption;
@@ -37,6 +37,7 @@ impl Store {
         let opened = match needs_no_look(&file)? {
             Some(reason) => Err(reason),
             None => match Store::open_twice(&file, encryption) {
+                Err(error) if is_damage(&error) && is_newer(&file)? => return Err(StoreError::Newer(file)),
                 Err(error) if is_damage(&error) => Err(error.to_string()),
                 other => Ok(other?),
             },
@@ -120,8 +121,11 @@ impl Store {
 
     fn open_file(file: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_unread(file, encryption)?;
-        let recovered = store.recover(true)?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let salvages = store.begin_salvages(folder, encryption)?;
+        let mut recovered = store.recover(true)?;
         store.id.clone_from(&recovered.store_id);
+        recovered.salvages = salvages;
         Ok((store, recovered))
     }
 
@@ -259,7 +263,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn number_of(connection: &Connection, table: &str, name: &str) -> rusqlite::Result<u32> {
+pub(super) fn number_of(connection: &Connection, table: &str, name: &str) -> rusqlite::Result<u32> {
     connection.execute(
         &format!("INSERT OR IGNORE INTO {table} (name) VALUES (?1)"),
         [name],

@@ -60,6 +60,13 @@ impl Ranges {
         self.0.iter().map(|(first, last)| last - first + 1).sum()
     }
 
+    /// Number of positions in `first..=last`.
+    pub fn count_within(&self, first: Position, last: Position) -> u64 {
+        let runs = self.0.range(..=last).rev().take_while(|(_, end)| **end >= first);
+        runs.map(|(start, end)| (*end).min(last) + 1 - (*start).max(first))
+            .sum()
+    }
+
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -4,6 +4,7 @@ use super::codec;
 use super::open::collect;
 use super::outbox::LetterNote;
 use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs};
+use super::salvage::{Run, Salvage};
 use super::set_aside::is_corrupt;
 use super::vault::{Vault, unreadable};
 use super::{Segment, Store, StoreError};
@@ -54,6 +55,10 @@ pub struct Recovered {
     pub isolation: super::Isolation,
     /// Dead letters: cause, error, and what is known of each without its message.
     pub letters: Vec<(String, ErrorRecord, LetterNote)>,
+    /// Messages that came from stores before this one.
+    pub former_runs: Vec<Run>,
+    /// What is to be salvaged of stores that were set aside.
+    pub salvages: Vec<Salvage>,
     /// Where a damaged file was put.
     pub set_aside: Option<PathBuf>,
 }
@@ -79,17 +84,7 @@ impl Store {
             [clock::boot_id()],
             |row| row.get(0),
         )?;
-        let dating = collect(
-            connection,
-            "SELECT id, reference_us, reference_wall FROM boot",
-            |row| {
-                let reference: (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
-                Ok(Dating {
-                    boot: row.get(0)?,
-                    reference: reference.0.map(|us| us as u64).zip(reference.1),
-                })
-            },
-        )?;
+        let dating = self.dating()?;
         let progress: Option<String> = connection
             .query_row("SELECT state FROM progress", [], |row| row.get(0))
             .optional()?;
@@ -149,8 +144,25 @@ impl Store {
             resume,
             isolation,
             letters,
+            former_runs: self.recovered_runs()?,
+            salvages: Vec::new(),
             set_aside: None,
         })
+    }
+
+    /// What ties the monotonic time of each boot to trusted wall time.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn dating(&self) -> Result<Vec<Dating>, StoreError> {
+        let sql = "SELECT id, reference_us, reference_wall FROM boot";
+        Ok(collect(&self.connection, sql, |row| {
+            let reference: (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
+            Ok(Dating {
+                boot: row.get(0)?,
+                reference: reference.0.map(|us| us as u64).zip(reference.1),
+            })
+        })?)
     }
 
     pub(super) fn meta_text(&self, key: &str) -> rusqlite::Result<Option<String>> {

@@ -129,6 +129,12 @@ fn cut_log(log: &Path, end: u64) -> std::io::Result<()> {
     if file.metadata()?.len() < end + FRAME_HEADER || sabotage::is_on(Sabotage::TrustFailedSync) {
         return Ok(());
     }
-    file.write_all_at(&header, end)?;
+    // All of them: what several failed commits left must not look like commits behind a damaged place.
+    let length = file.metadata()?.len();
+    let mut at = end;
+    while at + FRAME_HEADER <= length {
+        file.write_all_at(&header, at)?;
+        at += FRAME_HEADER + super::bounds::PAGE_BYTES;
+    }
     file.sync_data()
 }

@@ -4,7 +4,6 @@ use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, TransactionBehavior};
 
 /// Version that this program writes (`PRAGMA user_version`).
-#[cfg(test)]
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// `PRAGMA application_id`: "bedA".
@@ -75,6 +74,28 @@ const MIGRATIONS: &[&str] = &[
     -- Records that devices keep and show again, by the message that they became.
     CREATE TABLE sent_record (source INTEGER NOT NULL, position INTEGER NOT NULL, record INTEGER NOT NULL,
         PRIMARY KEY (source, position)) WITHOUT ROWID;
+    ",
+    "
+    -- Stores that were set aside, and how far each is salvaged (JSON).
+    CREATE TABLE former (id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, state TEXT NOT NULL);
+    -- Runs of messages that came from a former store: from its positions, and under which store and position they are known.
+    CREATE TABLE recovered (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, former INTEGER NOT NULL,
+        position INTEGER NOT NULL, store TEXT NOT NULL, known_as INTEGER NOT NULL);
+    -- Id and names once more, on pages of their own and in rows that are recognised without the schema: without them a
+    -- salvage could neither open what is sealed nor keep an identity.
+    CREATE TABLE identity (id INTEGER PRIMARY KEY, mark TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL);
+    INSERT INTO identity (mark, key, value) SELECT 'bedside-store', 'store', value FROM meta WHERE key = 'store_id';
+    INSERT INTO identity (mark, key, value) SELECT 'bedside-store', 'source/' || id, name FROM source;
+    INSERT INTO identity (mark, key, value) SELECT 'bedside-store', 'destination/' || id, name FROM destination;
+    INSERT INTO identity (mark, key, value) SELECT 'bedside-store', 'boot/' || id, boot_id FROM boot;
+    CREATE TRIGGER identity_store AFTER INSERT ON meta WHEN new.key = 'store_id' BEGIN
+        INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'store', new.value); END;
+    CREATE TRIGGER identity_source AFTER INSERT ON source BEGIN
+        INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'source/' || new.id, new.name); END;
+    CREATE TRIGGER identity_destination AFTER INSERT ON destination BEGIN
+        INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'destination/' || new.id, new.name); END;
+    CREATE TRIGGER identity_boot AFTER INSERT ON boot BEGIN
+        INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'boot/' || new.id, new.boot_id); END;
     ",
 ];
 

@@ -4,10 +4,11 @@
 //! between the two renames: where they go is noted before the first and forgotten after the last, and a start that finds the
 //! note goes on with it (proof `power-cuts --class set-aside`).
 
-use super::StoreError;
+use super::log::{Log, State};
+use super::{StoreError, schema};
 use crate::{clock, durable};
 use rusqlite::ErrorCode;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 /// Name of the note that the running program leaves when it finds the file damaged.
@@ -35,6 +36,10 @@ pub(super) fn needs_no_look(file: &Path) -> std::io::Result<Option<String>> {
     if database.is_some() && !note.exists() && noted_place(&under_way).is_some() {
         return Ok(Some("the power went while it was put aside".to_owned()));
     }
+    // A newer program has its own ways; it is refused, and left as it is.
+    if is_newer(file)? {
+        return Ok(None);
+    }
     if database.is_some() && note.exists() {
         let reason = std::fs::read_to_string(&note).unwrap_or_default();
         return Ok(Some(format!("found while running: {}", reason.trim())));
@@ -49,7 +54,36 @@ pub(super) fn needs_no_look(file: &Path) -> std::io::Result<Option<String>> {
             "the database file is empty, its write-ahead log is not".to_owned(),
         ));
     }
-    Ok(None)
+    if empty {
+        return Ok(None);
+    }
+    let state = Log::read(&log)?.state(file, &log)?;
+    if state == State::TornAtTheEnd {
+        tracing::info!(
+            "the last commit was not finished when the program ended or the power went: it is left out. It was never \
+             acknowledged, so nothing is lost and nothing is to be done"
+        );
+    }
+    Ok(state.reason())
+}
+
+/// Whether the header of a file says that a newer version of this program wrote it (SQLite's file format, 1.3).
+pub(super) fn is_newer(file: &Path) -> std::io::Result<bool> {
+    let mut header = [0; 72];
+    let read = match std::fs::File::open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        opened => opened?.read_exact(&mut header),
+    };
+    let word = |at: usize| {
+        header
+            .get(at..at + 4)
+            .and_then(|four| four.try_into().ok())
+            .map(u32::from_be_bytes)
+    };
+    let ours =
+        word(68) == u32::try_from(schema::APPLICATION_ID).ok() && header.starts_with(b"SQLite format 3\0");
+    let version = word(60).map(i64::from);
+    Ok(read.is_ok() && ours && version.is_some_and(|version| version > schema::VERSION && version < 10_000))
 }
 
 fn remove_note(note: &Path) -> std::io::Result<()> {

@@ -87,6 +87,7 @@ fn sent(
     let origin = Origin {
         gateway: "bed-12".into(),
         store: "s1".into(),
+        former: Default::default(),
     };
     let destination = EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http, None)
         .map_err(|error| error.text)?;

@@ -47,7 +47,8 @@ pub(super) struct Bodies {
 
 /// `gateway/store/position` with the match number where there is one.
 fn event_id(origin: &Origin, position: u64, match_number: Option<u32>) -> String {
-    let id = format!("{}/{}/{position}", origin.gateway, origin.store);
+    let (store, position) = origin.former.known_as(&origin.store, position);
+    let id = format!("{}/{store}/{position}", origin.gateway);
     match match_number {
         Some(number) => format!("{id}/{number}"),
         None => id,
@@ -182,10 +183,8 @@ pub(super) fn of_observation(
     reading: &GroupReading,
     body: String,
 ) -> Event {
-    let id = format!(
-        "{}/{}/{observation}/{}",
-        origin.gateway, origin.store, reading.position
-    );
+    let (store, position) = origin.former.known_as(&origin.store, reading.position);
+    let id = format!("{}/{store}/{observation}/{position}", origin.gateway);
     let mut properties = common(origin, &id, reading.received);
     properties.insert("bedside-pack".to_owned(), json!(&*group.key.pack));
     properties.insert("bedside-observation".to_owned(), json!(observation));
@@ -235,9 +234,11 @@ pub(super) fn of_measurements(
     let (Some((first_group, first)), Some((_, last))) = (readings.first(), readings.last()) else {
         return Err(failed("there is no measurement".to_owned()));
     };
+    let (store, from) = origin.former.known_as(&origin.store, first.position);
+    let (_, to) = origin.former.known_as(&origin.store, last.position);
     let id = format!(
-        "{}/{}/{}.{}-{}.{}",
-        origin.gateway, origin.store, first.position, first.match_number, last.position, last.match_number
+        "{}/{store}/{from}.{}-{to}.{}",
+        origin.gateway, first.match_number, last.match_number
     );
     let bodies: Vec<String> = readings
         .iter()

@@ -90,6 +90,7 @@ impl Bench {
         let origin = Origin {
             gateway: "bed-12".into(),
             store: "s1".into(),
+            former: Default::default(),
         };
         let destination =
             EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http, identity)
@@ -423,6 +424,7 @@ fn several_devices_are_sent_at_the_same_time_and_each_has_one_request_in_flight(
     let origin = Origin {
         gateway: "bed-12".into(),
         store: "s1".into(),
+        former: Default::default(),
     };
     let hub =
         EventHubDestination::new(&config, origin, ClockTrust::Always, http.clone(), http, None).unwrap();

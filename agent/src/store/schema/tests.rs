@@ -14,6 +14,7 @@ const FIXTURES: &[&str] = &[
     include_str!("version_4.sql"),
     include_str!("version_5.sql"),
     include_str!("version_6.sql"),
+    include_str!("version_7.sql"),
 ];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {

@@ -1,0 +1,455 @@
+//! The small tables of a store that was set aside: its id, its names, how far it was, and what it knew of devices.
+//!
+//! They are read from their roots, with the log as SQLite would take it, so that cursors and rows are of one moment. What is
+//! not whole is not believed: without cursors and rows everything in the journal counts as not delivered.
+
+use super::super::log::Log;
+use super::super::progress::{Progress, decode_key, decode_refs};
+use super::super::read::Ranges;
+use super::super::vault::{MasterKey, Vault};
+use super::super::{StoreError, set_aside::beside};
+use super::adopt::Names;
+use super::pages::{Pages, Place, Row, Value, kinds};
+use super::{Run, Runs};
+use crate::config::Encryption;
+use crate::forward::GroupKey;
+use crate::message::Position;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Marks a row of the table `identity`, so that it is recognised wherever it is found.
+const IDENTITY_MARK: &str = "bedside-store";
+/// Error of a message that ended the process: it is not read again.
+const KILLER: &str = "MessageKilledTheProcess";
+
+/// A boot: number, id, and its reference (running time, wall time).
+pub(super) type Boot = (u32, String, Option<(i64, i64)>);
+
+/// An unsent row of the outbox.
+#[derive(Debug)]
+pub(super) struct FormerRow {
+    pub(super) destination: u32,
+    pub(super) key: Option<Arc<GroupKey>>,
+    pub(super) first: Position,
+    pub(super) last: Position,
+    pub(super) refs: Option<Vec<(Position, u32)>>,
+    /// Its match numbers are those of other packs than the message names.
+    pub(super) renumbered: bool,
+}
+
+/// What is known of a dead letter without its message.
+#[derive(Debug)]
+pub(super) struct FormerLetter {
+    pub(super) position: Position,
+    pub(super) destination: Option<u32>,
+    pub(super) match_number: Option<u32>,
+    pub(super) place: Place,
+    pub(super) is_killer: bool,
+}
+
+/// Cursors and rows of one moment.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) progress: Progress,
+    pub(super) rows: Vec<FormerRow>,
+    pub(super) unmatched: Ranges,
+    pub(super) letters: Vec<FormerLetter>,
+    /// First position that the journal still held, and one that is not before its end.
+    pub(super) first: Position,
+    pub(super) end: Position,
+}
+
+/// What the small tables say.
+#[derive(Debug, Default)]
+pub(super) struct Former {
+    pub(super) store_id: Option<String>,
+    pub(super) vault: Arc<Vault>,
+    pub(super) sources: HashMap<u32, String>,
+    pub(super) destinations: HashMap<u32, String>,
+    pub(super) boots: Vec<Boot>,
+    /// Sets of mapping packs: number, hash, texts.
+    pub(super) revisions: Vec<(u32, String, Vec<u8>)>,
+    /// None when something of it could not be read.
+    pub(super) known: Option<Known>,
+    /// Rows of tables that are copied, with their columns as stored.
+    pub(super) copied: HashMap<&'static str, Vec<Row>>,
+    /// Tables that could not be read whole.
+    pub(super) missing: Vec<String>,
+    /// Messages that this store had from one before it.
+    pub(super) recovered: Runs,
+    /// Bytes of its files.
+    pub(super) bytes: u64,
+}
+
+/// Tables whose rows are copied.
+pub(super) const COPIED: &[&str] = &["association", "correction", "sighting", "ledger", "sent_record"];
+
+fn unsigned(row: &[Value], column: usize) -> Option<u64> {
+    row.get(column)?.integer().map(|number| number as u64)
+}
+
+fn small(row: &[Value], column: usize) -> Option<u32> {
+    u32::try_from(row.get(column)?.integer()?).ok()
+}
+
+fn text(row: &[Value], column: usize) -> Option<&str> {
+    row.get(column)?.text()
+}
+
+/// Tables by name with their roots.
+struct Tables<'a> {
+    pages: &'a Pages,
+    roots: HashMap<String, u32>,
+}
+
+impl Tables<'_> {
+    /// All rows of a table; none when not all could be read.
+    fn rows(&self, name: &str) -> Option<Vec<Row>> {
+        let mut rows = Vec::new();
+        let whole = self
+            .pages
+            .walk(*self.roots.get(name)?, &mut |row, _| rows.push(row));
+        whole.then_some(rows)
+    }
+}
+
+impl Former {
+    /// Reads the small tables of `file`.
+    ///
+    /// # Errors
+    /// A file that cannot be opened; [`StoreError::Key`] without its key.
+    pub(super) fn read(file: &Path, encryption: &Encryption) -> Result<Former, StoreError> {
+        if super::super::set_aside::is_newer(file)? {
+            return Err(StoreError::Newer(file.to_owned()));
+        }
+        let log = Log::read(&beside(file, "-wal"))?;
+        let pages = Pages::open(file, &log, true)?;
+        let mut roots = HashMap::new();
+        let whole = pages.walk(1, &mut |(_, row), _| {
+            if let (Some("table"), Some(name), Some(root)) = (text(&row, 0), text(&row, 1), small(&row, 3)) {
+                roots.insert(name.to_owned(), root);
+            }
+        });
+        let tables = Tables { pages: &pages, roots };
+        let mut former = Former {
+            bytes: u64::from(pages.count()) * super::super::log::PAGE as u64 + log.bytes(),
+            ..Former::default()
+        };
+        if !whole {
+            former.missing.push("sqlite_schema".to_owned());
+        }
+        former.read_identity(&tables);
+        former.find_key(file, encryption)?;
+        former.read_names(&tables);
+        former.known = former.read_known(&tables);
+        former.recovered = Runs::new(recovered(&tables));
+        for name in COPIED {
+            // Tables of later versions are not in every store.
+            if !tables.roots.contains_key(*name) && whole {
+                continue;
+            }
+            match tables.rows(name) {
+                Some(rows) => drop(former.copied.insert(name, rows)),
+                None => former.missing.push((*name).to_owned()),
+            }
+        }
+        Ok(former)
+    }
+
+    fn read_identity(&mut self, tables: &Tables<'_>) {
+        for (_, row) in tables.rows("identity").into_iter().flatten() {
+            self.take_identity(&row);
+        }
+        for (_, row) in tables.rows("meta").into_iter().flatten() {
+            if text(&row, 0) == Some("store_id") {
+                self.store_id = text(&row, 1).map(str::to_owned);
+            }
+        }
+    }
+
+    /// Takes a row of `identity` that was found anywhere; says whether it is one.
+    fn take_identity(&mut self, row: &[Value]) -> bool {
+        let (Some(IDENTITY_MARK), Some(key), Some(value)) = (text(row, 1), text(row, 2), text(row, 3)) else {
+            return false;
+        };
+        let numbered = |kind: &str| key.strip_prefix(kind).and_then(|n| n.parse::<u32>().ok());
+        if key == "store" {
+            self.store_id.get_or_insert_with(|| value.to_owned());
+        } else if let Some(number) = numbered("source/") {
+            self.sources.entry(number).or_insert_with(|| value.to_owned());
+        } else if let Some(number) = numbered("destination/") {
+            self.destinations
+                .entry(number)
+                .or_insert_with(|| value.to_owned());
+        } else if let Some(number) = numbered("boot/")
+            && !self.boots.iter().any(|(known, ..)| *known == number)
+        {
+            self.boots.push((number, value.to_owned(), None));
+        }
+        true
+    }
+
+    /// Looks for the rows of `identity` on every page: their table cannot be found.
+    pub(super) fn find_identity(&mut self, pages: &Pages) {
+        for page in 1..=pages.count() {
+            let mut places = Vec::new();
+            pages.rows_on(page, |_, local, _, place| {
+                if kinds(local).is_some_and(|(kinds, _)| kinds.len() == 4) {
+                    places.push(place);
+                }
+            });
+            for place in places {
+                if let Some((_, row)) = pages.row_at(place) {
+                    self.take_identity(&row);
+                }
+            }
+        }
+    }
+
+    /// The vault of the former store; open when the agent is configured so.
+    pub(super) fn find_key(&mut self, file: &Path, encryption: &Encryption) -> Result<(), StoreError> {
+        if let (Some(id), true) = (&self.store_id, *encryption != Encryption::Off) {
+            let folder = file.parent().unwrap_or(Path::new(""));
+            let key = MasterKey::find(encryption, folder, false)?;
+            self.vault = Arc::new(Vault::new(&key, id));
+        }
+        Ok(())
+    }
+
+    fn read_names(&mut self, tables: &Tables<'_>) {
+        for (id, row) in tables.rows("source").into_iter().flatten() {
+            if let (Ok(id), Some(name)) = (u32::try_from(id), text(&row, 1)) {
+                self.sources.insert(id, name.to_owned());
+            }
+        }
+        for (id, row) in tables.rows("destination").into_iter().flatten() {
+            if let (Ok(id), Some(name)) = (u32::try_from(id), text(&row, 1)) {
+                self.destinations.insert(id, name.to_owned());
+            }
+        }
+        match tables.rows("boot") {
+            Some(rows) => {
+                for (id, row) in rows {
+                    let reference = row
+                        .get(2)
+                        .and_then(Value::integer)
+                        .zip(row.get(3).and_then(Value::integer));
+                    if let (Ok(id), Some(name)) = (u32::try_from(id), text(&row, 1)) {
+                        self.boots.retain(|(known, ..)| *known != id);
+                        self.boots.push((id, name.to_owned(), reference));
+                    }
+                }
+            }
+            None => self.missing.push("boot".to_owned()),
+        }
+        match tables.rows("revision") {
+            Some(rows) => {
+                for (id, row) in rows {
+                    let bundle = row.get(2).and_then(Value::blob);
+                    if let (Ok(id), Some(hash), Some(bundle)) = (u32::try_from(id), text(&row, 1), bundle) {
+                        self.revisions.push((id, hash.to_owned(), bundle.to_vec()));
+                    }
+                }
+            }
+            None => self.missing.push("revision".to_owned()),
+        }
+    }
+
+    fn read_known(&mut self, tables: &Tables<'_>) -> Option<Known> {
+        let known = (|| {
+            let progress = match tables.rows("progress")?.first() {
+                Some((_, row)) => serde_json::from_str(text(row, 1)?).ok()?,
+                None => Progress::default(),
+            };
+            let mut keys = HashMap::new();
+            for (id, row) in tables.rows("series")? {
+                let key = self.vault.open_bytes("series.key", row.get(1)?.blob()?).ok()?;
+                keys.insert(id, Arc::new(decode_key(&key)?));
+            }
+            let mut rows = Vec::new();
+            for (_, row) in tables.rows("outbox")? {
+                rows.push(FormerRow {
+                    destination: small(&row, 1)?,
+                    key: keys.get(&row.get(2)?.integer()?).cloned(),
+                    first: unsigned(&row, 4)?,
+                    last: unsigned(&row, 5)?,
+                    refs: match row.get(8)?.blob() {
+                        Some(bytes) => Some(decode_refs(bytes)?),
+                        None => None,
+                    },
+                    renumbered: row.get(9)?.integer().is_some(),
+                });
+            }
+            let mut unmatched = Ranges::default();
+            for (first, row) in tables.rows("unmatched")? {
+                unmatched.add(first as u64, unsigned(&row, 1)?);
+            }
+            let segments = tables.rows("segment")?;
+            let starts: Vec<Position> = segments.iter().filter_map(|(_, row)| unsigned(row, 1)).collect();
+            let meta = tables.rows("meta")?;
+            let kept = meta.iter().find(|(_, row)| text(row, 0) == Some("next_position"));
+            let ends = rows.iter().map(|row: &FormerRow| row.last + 1);
+            let cursors = progress_cursors(&progress).map(|cursor| cursor + 1);
+            let end = ends
+                .chain(cursors)
+                .chain(starts.iter().copied())
+                .chain(kept.and_then(|(_, row)| unsigned(row, 1)))
+                .max();
+            Some(Known {
+                letters: letters(tables)?,
+                first: starts.iter().copied().min().unwrap_or(1),
+                end: end.unwrap_or(1),
+                progress,
+                rows,
+                unmatched,
+            })
+        })();
+        if known.is_none() {
+            self.missing.push("progress".to_owned());
+        }
+        known
+    }
+}
+
+fn recovered(tables: &Tables<'_>) -> Vec<Run> {
+    let rows = tables.rows("recovered").into_iter().flatten();
+    let run = |(first, row): (i64, Vec<Value>)| {
+        Some(Run {
+            first: first as u64,
+            count: unsigned(&row, 1)?,
+            former: row.get(2)?.integer()?,
+            position: unsigned(&row, 3)?,
+            store: Arc::from(text(&row, 4)?),
+            known_as: unsigned(&row, 5)?,
+        })
+    };
+    rows.filter_map(run).collect()
+}
+
+fn progress_cursors(progress: &Progress) -> impl Iterator<Item = Position> + '_ {
+    let followers = progress.destinations.values().map(|d| d.cursor);
+    followers.chain([progress.cursor])
+}
+
+fn letters(tables: &Tables<'_>) -> Option<Vec<FormerLetter>> {
+    let mut letters = Vec::new();
+    let mut fits = true;
+    let whole = tables
+        .pages
+        .walk(*tables.roots.get("dead_letter")?, &mut |(_, row), place| {
+            let Some(position) = unsigned(&row, 2) else {
+                fits = false;
+                return;
+            };
+            letters.push(FormerLetter {
+                position,
+                destination: small(&row, 1),
+                match_number: small(&row, 3),
+                place,
+                is_killer: text(&row, 6).is_some_and(|cause| cause.contains(KILLER)),
+            });
+        });
+    (whole && fits).then_some(letters)
+}
+
+/// What destinations still have to get of a store that was set aside, as far as it told.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    /// Nothing is known, or not enough: everything is sent again.
+    everything: bool,
+    cursor: Position,
+    unmatched: Ranges,
+    destinations: HashMap<u32, OfDestination>,
+}
+
+#[derive(Debug, Default)]
+struct OfDestination {
+    cursor: Position,
+    named: HashSet<(Position, u32)>,
+    /// All readings of these messages.
+    messages: HashSet<Position>,
+    ranges: HashMap<Arc<GroupKey>, Vec<(Position, Position)>>,
+}
+
+impl Wanted {
+    /// From the tables; `destinations` gives the numbers of now for those of then.
+    /// With other packs than then a message has other matches: nothing can be told then either.
+    pub(super) fn of(former: &Former, names: Option<&Names>) -> Wanted {
+        let all_packs = |names: &Names| {
+            let mut packs = former.revisions.iter();
+            packs.all(|(id, ..)| names.revisions.contains_key(id))
+                && !former.missing.iter().any(|name| name == "revision")
+        };
+        let (Some(known), Some(names)) = (&former.known, names.filter(|names| all_packs(names))) else {
+            return Wanted {
+                everything: true,
+                ..Wanted::default()
+            };
+        };
+        let mut wanted = Wanted {
+            everything: false,
+            cursor: known.progress.cursor,
+            unmatched: known.unmatched.clone(),
+            destinations: HashMap::new(),
+        };
+        let destinations = &names.destinations;
+        for (then, now) in destinations {
+            let counters = known.progress.destinations.get(then);
+            let of = wanted.destinations.entry(*now).or_default();
+            of.cursor = counters.map_or(0, |counters| counters.cursor);
+        }
+        let now = |then: u32| destinations.get(&then);
+        for row in &known.rows {
+            let of = now(row.destination).and_then(|now| wanted.destinations.get_mut(now));
+            let Some(of) = of else { continue };
+            match (&row.refs, &row.key) {
+                (Some(refs), _) if row.renumbered => of.messages.extend(refs.iter().map(|(at, _)| *at)),
+                (Some(refs), _) => of.named.extend(refs.iter().copied()),
+                (None, Some(key)) => {
+                    of.ranges
+                        .entry(Arc::clone(key))
+                        .or_default()
+                        .push((row.first, row.last));
+                }
+                (None, None) => wanted.everything = true,
+            }
+        }
+        for letter in &known.letters {
+            let of = letter.destination.and_then(now);
+            let Some(of) = of.and_then(|now| wanted.destinations.get_mut(now)) else {
+                continue;
+            };
+            match letter.match_number {
+                Some(number) => drop(of.named.insert((letter.position, number))),
+                None => drop(of.messages.insert(letter.position)),
+            }
+        }
+        wanted
+    }
+
+    /// Whether a destination still has to get a reading of the message at `position` of the store that was.
+    pub fn wants(&self, destination: u32, key: &GroupKey, position: Position, match_number: u32) -> bool {
+        if self.everything || position > self.cursor || self.unmatched.end_of(position).is_some() {
+            return true;
+        }
+        self.destinations.get(&destination).is_some_and(|of| {
+            let ranges = of.ranges.get(key).into_iter().flatten();
+            of.named.contains(&(position, match_number))
+                || of.messages.contains(&position)
+                || ranges
+                    .into_iter()
+                    .any(|(first, last)| (*first..=*last).contains(&position))
+        })
+    }
+
+    /// Whether a destination that takes raw messages still has to get the message at `position` of the store that was.
+    pub fn wants_message(&self, destination: u32, position: Position) -> bool {
+        if self.everything {
+            return true;
+        }
+        self.destinations.get(&destination).is_some_and(|of| {
+            position > of.cursor || of.messages.contains(&position) || of.named.contains(&(position, 0))
+        })
+    }
+}
