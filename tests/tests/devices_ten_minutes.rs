@@ -12,7 +12,7 @@ use bedside_agent::forward::http::Http;
 use bedside_agent::ingest::SourceContext;
 use bedside_agent::ingest::serial::drivers::PortSettings;
 use bedside_agent::ingest::serial::port_name::PortName;
-use bedside_agent::ingest::serial::{self, Line, Ports, Waiting};
+use bedside_agent::ingest::serial::{self, Line, Ports, SimulatedLine, Waiting};
 use bedside_agent::packs::Notice;
 use bedside_agent::simulate::physiology::Physiology;
 use bedside_agent::telemetry::errors::ErrorRecord;
@@ -84,7 +84,7 @@ impl Ports for Cables {
         // A kernel keeps 4 KiB.
         let (gateway, device) = tokio::io::duplex(4096);
         cable.connect(Some(device));
-        Ok((Box::new(gateway), path))
+        Ok((Box::new(SimulatedLine::from(gateway)), path))
     }
 
     fn changed<'a>(&'a self, _: &'a Path) -> Waiting<'a> {

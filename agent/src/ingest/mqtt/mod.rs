@@ -21,7 +21,7 @@ mod source;
 mod tls;
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "tests/mod.rs"]
 mod broker_tests;
 #[cfg(test)]
 mod scripted_broker;

@@ -7,7 +7,9 @@
 //! 4. A record that a device keeps and shows again is handed over once, over restarts of source and program too: the driver
 //!    outlives its port, and the store remembers records with the commit of their messages.
 //! 5. At a stop, what a driver holds (a waveform's unfull block) is handed over before the last commit.
-//! 6. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
+//! 6. No port holds up another, nor the rest of the agent: at one look only so much is taken from it, and what it does not take
+//!    waits while reading goes on.
+//! 7. Bytes on the line are read also while the store is slow: a line without flow control cannot wait, and the kernel
 //!    keeps only 4 KiB. What waits for the intake is bounded; beyond that reading pauses, which is counted.
 
 mod commits;
@@ -15,16 +17,19 @@ pub mod drivers;
 pub mod framing;
 mod line;
 mod open;
+mod pace;
 pub mod port_name;
 mod ports;
+mod reader;
 pub mod sniff;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 use self::drivers::{Driver, PortSettings, Speaks};
-pub(crate) use self::open::{apply as apply_settings, open as open_port};
-pub use self::ports::{Line, Ports, RealPorts, Waiting};
+pub(crate) use self::open::{apply as apply_settings, open_stream as open_port};
+pub use self::ports::{Line, Ports, RealPorts, SimulatedLine, Waiting};
 use crate::config::SerialConfig;
 use crate::ingest::{Acknowledger, SourceContext, SourceHandle, SourceLoop, setup_error, supervise};
 use crate::telemetry::errors::{ErrorRecord, ErrorType};

@@ -10,7 +10,7 @@ use std::io::ErrorKind as IoKind;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use tokio_serial::{ErrorKind, SerialPort, SerialStream};
+use tokio_serial::{ErrorKind, SerialPort, SerialPortBuilder, SerialStream};
 
 /// Names by which a device is the same wherever it is plugged in.
 const BY_ID: &str = "/dev/serial/by-id";
@@ -25,17 +25,27 @@ const SETTLE: Duration = Duration::from_millis(50);
 const NAMES_SHOWN: usize = 8;
 
 /// Opens `path`; a link is resolved anew each time.
-pub(crate) fn open(path: &Path, settings: PortSettings) -> Result<SerialStream, ErrorRecord> {
-    let builder = tokio_serial::new(path.to_string_lossy(), settings.baud)
+pub(super) fn open(path: &Path, settings: PortSettings) -> Result<mio_serial::SerialStream, ErrorRecord> {
+    let opened = mio_serial::SerialStream::open(&builder(path, settings));
+    opened.map_err(|error| record(path, error.kind(), &error.description))
+}
+
+/// The same as a stream of tokio.
+pub(crate) fn open_stream(path: &Path, settings: PortSettings) -> Result<SerialStream, ErrorRecord> {
+    let opened = SerialStream::open(&builder(path, settings));
+    opened.map_err(|error| record(path, error.kind(), &error.description))
+}
+
+fn builder(path: &Path, settings: PortSettings) -> SerialPortBuilder {
+    tokio_serial::new(path.to_string_lossy(), settings.baud)
         .data_bits(data_bits(settings))
         .parity(parity(settings))
         .stop_bits(stop_bits(settings))
-        .flow_control(flow_control(settings));
-    SerialStream::open(&builder).map_err(|error| record(path, error.kind(), &error.description))
+        .flow_control(flow_control(settings))
 }
 
 /// Changes the settings of an open port.
-pub(crate) fn apply(port: &mut SerialStream, settings: PortSettings) -> Result<(), tokio_serial::Error> {
+pub(crate) fn apply(port: &mut dyn SerialPort, settings: PortSettings) -> Result<(), tokio_serial::Error> {
     port.set_baud_rate(settings.baud)?;
     port.set_data_bits(data_bits(settings))?;
     port.set_parity(parity(settings))?;

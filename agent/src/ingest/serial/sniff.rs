@@ -309,7 +309,7 @@ impl Sniffer {
         Sniffer {
             settings,
             candidates: known.chain(generic).collect(),
-            line: Line::new(Speaks::AtTimes, now.monotonic_us),
+            line: Line::new(Speaks::AtTimes, settings.baud, 0, now.monotonic_us),
             bytes: 0,
             tail: Vec::new(),
             began_us: now.monotonic_us,

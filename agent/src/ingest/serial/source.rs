@@ -3,11 +3,12 @@
 use super::commits::Commits;
 use super::drivers::{Driver, Now, Output, PortSettings, Speaks};
 use super::line::{Line, Verdict};
+use super::pace::TICK_US;
 use super::port_name::PortName;
 use super::ports::{self, Ports};
+use super::reader::{Reader, TIMES, speed};
+use super::unsent::{Sent, Unsent};
 use super::{MakeDriver, open};
-use crate::clock;
-use crate::config::ClockTrust;
 use crate::ingest::backoff::Backoff;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::stamp::Stamper;
@@ -16,25 +17,14 @@ use crate::message::{Message, Payload, PayloadKind};
 use crate::sabotage::{self, Sabotage};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
-use embassy_time::{Duration, Instant, Timer, with_timeout};
+use embassy_time::{Duration, Instant, Timer};
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Bytes of messages that wait for the intake before reading pauses: minutes of the fastest line.
 const QUEUE_BYTES: usize = 1 << 20;
-
-/// Bytes taken from the port at once.
-const READ_BYTES: usize = 4096;
-
-/// How long a write may take: 4 KiB at 9600 baud need 4 s.
-const WRITE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Answers that wait for a commit or for their turn at most; a device that has more to say repeats what was not answered.
-const WAITING_ANSWERS: usize = 64;
 
 /// Records that are known of a source at most; drivers remember fewer.
 const RECORDS: usize = 20_000;
@@ -45,6 +35,8 @@ const STABLE: Duration = Duration::from_secs(5);
 /// Why a port is not read any more.
 enum End {
     Gone(String),
+    /// It is open and says nothing that means anything: worth to be opened again.
+    Stuck,
     Stopped,
 }
 
@@ -78,6 +70,8 @@ pub(super) struct Source {
     outlet: Outlet,
     paused: bool,
     opened: u64,
+    /// How often in a row the port was opened again because nothing that means anything came.
+    redials: u32,
 }
 
 impl Source {
@@ -93,6 +87,7 @@ impl Source {
             context,
             paused: false,
             opened: 0,
+            redials: 0,
         }
     }
 
@@ -125,7 +120,8 @@ impl Source {
                         self.status().reconnects.count();
                     }
                     self.opened += 1;
-                    if self.status().set_connected() {
+                    // What is said of a stuck device holds until it is heard.
+                    if self.redials == 0 && self.status().set_connected() {
                         tracing::info!(
                             source = &*self.context.name,
                             "serial port {} is open",
@@ -137,7 +133,19 @@ impl Source {
                     let end = self.read(port, &path).await;
                     self.close();
                     match end {
-                        End::Gone(why) => self.report(open::lost(&path, &why), false),
+                        End::Gone(why) => {
+                            self.redials = 0;
+                            self.report(open::lost(&path, &why), false);
+                        }
+                        End::Stuck => {
+                            self.redials += 1;
+                            tracing::debug!(
+                                source = &*self.context.name,
+                                "{} is opened again",
+                                path.display()
+                            );
+                            continue;
+                        }
                         End::Stopped => return,
                     }
                     if began.elapsed() >= STABLE || self.status().frames.get() > frames {
@@ -146,7 +154,10 @@ impl Source {
                     let pause = self.backoff.pause();
                     self.outlet.during(Timer::after(pause)).await;
                 }
-                Err(record) => self.report(record, false),
+                Err(record) => {
+                    self.redials = 0;
+                    self.report(record, false);
+                }
             }
             let watched = self.device.port.watched().to_owned();
             let ports = Rc::clone(&self.device.ports);
@@ -156,75 +167,105 @@ impl Source {
 
     /// Reads an open port until its end.
     async fn read(&mut self, mut port: Box<dyn ports::Line>, path: &Path) -> End {
+        let port = &mut *port;
         let mut out = Output::default();
-        let mut buffer = vec![0; READ_BYTES];
-        let mut line = Line::new(self.device.speaks, clock::monotonic_us());
-        let mut answers = VecDeque::new();
+        let mut unsent = Unsent::default();
         let mut kept = Vec::new();
-        self.driver.start(now(self.context.trust), &mut out);
+        let mut now = self.now();
+        let mut reader = Reader::new(speed(self.device.settings, path), now.monotonic_us);
+        let mut line = Line::new(self.device.speaks, reader.speed(), self.redials, now.monotonic_us);
+        self.driver.start(now, &mut out);
         loop {
             self.hand_over(&mut out);
-            if let Some(verdict) = line.judge(&out, clock::monotonic_us()) {
-                self.show(&verdict, path);
+            match line.judge(&out, now.monotonic_us) {
+                Some(Verdict::Stuck) => return End::Stuck,
+                Some(verdict) => self.show(&verdict, path),
+                None => {}
             }
-            if let Err(why) = self.answer(&mut port, &mut out, &mut answers).await {
+            if let Err(why) = self.answer(port, &mut out, &mut unsent, &line, now) {
                 return End::Gone(why);
             }
             if self.outlet.is_closed() {
                 return End::Stopped;
             }
-            let deadlines = [self.driver.deadline(), line.deadline()];
-            let deadline = deadlines.into_iter().flatten().min();
-            let Source {
-                context,
-                outlet,
-                paused,
-                driver,
-                commits,
-                ..
-            } = &mut *self;
-            *paused = outlet.bytes() >= QUEUE_BYTES;
-            out = Output::default();
-            tokio::select! {
-                read = port.read(&mut buffer), if !*paused => match read {
-                    // A hang-up reads as end of file, again and again.
-                    Ok(0) => return End::Gone("it was unplugged".to_owned()),
-                    Ok(length) => {
-                        let bytes = buffer.get(..length).unwrap_or_default();
-                        line.heard(bytes, clock::monotonic_us());
-                        if sabotage::is_on(Sabotage::LoseLastRead) {
-                            let before = std::mem::replace(&mut kept, bytes.to_vec());
-                            driver.bytes(&before, now(context.trust), &mut out);
-                            continue;
-                        }
-                        driver.bytes(bytes, now(context.trust), &mut out);
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return End::Gone(error.to_string()),
-                },
-                () = outlet.moved() => {}
-                () = commits.changed(), if !answers.is_empty() => {}
-                () = until(deadline) => driver.timeout(now(context.trust), &mut out),
+            self.paused = self.outlet.bytes() >= QUEUE_BYTES;
+            let looks_at = if self.paused && unsent.wants_room() {
+                Some(now.monotonic_us + TICK_US)
+            } else {
+                reader.tick(now.monotonic_us).filter(|_| !self.paused)
+            };
+            if looks_at.is_some() {
+                port.rest();
             }
+            let deadlines = [
+                self.driver.deadline(),
+                line.deadline(),
+                unsent.deadline(),
+                looks_at,
+            ];
+            let deadline = deadlines.into_iter().flatten().min();
+            let (outlet, commits) = (&mut self.outlet, &self.commits);
+            tokio::select! {
+                ready = std::future::poll_fn(|context| port.poll_ready(context, unsent.wants_room())),
+                    if looks_at.is_none() && !self.paused => if let Err(error) = ready {
+                        return End::Gone(error.to_string());
+                    },
+                () = outlet.moved() => {}
+                () = commits.changed(), if !unsent.is_empty() => {}
+                () = until(deadline) => {}
+            }
+            out.clear();
+            now = self.now();
+            let hear = |bytes: &[u8]| {
+                line.heard(bytes, now.monotonic_us);
+                if sabotage::is_on(Sabotage::LoseLastRead) {
+                    let before = std::mem::replace(&mut kept, bytes.to_vec());
+                    self.driver.bytes(&before, now, &mut out);
+                } else {
+                    self.driver.bytes(bytes, now, &mut out);
+                }
+            };
+            if !self.paused
+                && let Err(why) = reader.look(port, now.monotonic_us, hear)
+            {
+                self.hand_over(&mut out);
+                return End::Gone(why);
+            }
+            if self
+                .driver
+                .deadline()
+                .is_some_and(|deadline| deadline <= now.monotonic_us)
+            {
+                self.driver.timeout(now, &mut out);
+            }
+        }
+    }
+
+    /// The time, with whether it can be trusted.
+    fn now(&mut self) -> Now {
+        let stamp = self.stamper.stamp();
+        Now {
+            monotonic_us: stamp.monotonic_us,
+            wall: stamp.trusted.then_some(stamp.wall),
         }
     }
 
     /// Brings to its end what the port has left.
     fn close(&mut self) {
-        let mut out = Output::default();
-        self.driver.closed(now(self.context.trust), &mut out);
+        let (mut out, now) = (Output::default(), self.now());
+        self.driver.closed(now, &mut out);
         self.hand_over(&mut out);
     }
 
     /// Counts, and hands readings over; first of all, so that a write that fails costs none.
     fn hand_over(&mut self, out: &mut Output) {
-        self.status().garbage.add(out.garbage);
-        self.status()
-            .refused
-            .add(u64::try_from(out.errors.len()).unwrap_or(0));
-        self.status()
-            .frames
-            .add(u64::try_from(out.messages.len()).unwrap_or(0));
+        let status = &self.context.status;
+        status.garbage.add(out.garbage);
+        status.refused.add(u64::try_from(out.errors.len()).unwrap_or(0));
+        status.frames.add(u64::try_from(out.messages.len()).unwrap_or(0));
+        if out.frames > 0 {
+            self.redials = 0;
+        }
         for reading in out.messages.drain(..) {
             let message = Message {
                 source: self.context.id,
@@ -252,12 +293,14 @@ impl Source {
         }
     }
 
-    /// Sends what the driver has to say, in order, each when the messages that it acknowledges are committed.
-    async fn answer(
+    /// Sends what the driver has to say as far as the line takes it; what it does not take waits while reading goes on.
+    fn answer(
         &mut self,
-        port: &mut Box<dyn ports::Line>,
+        port: &mut dyn ports::Line,
         out: &mut Output,
-        answers: &mut VecDeque<(u64, Vec<u8>)>,
+        unsent: &mut Unsent,
+        line: &Line,
+        now: Now,
     ) -> Result<(), String> {
         if let Some(settings) = out.settings.take() {
             port.apply(settings)?;
@@ -267,14 +310,19 @@ impl Source {
         } else {
             0
         };
-        answers.extend(out.send.drain(..).map(|bytes| (after, bytes)));
-        answers.truncate(WAITING_ANSWERS);
-        while let Some((_, bytes)) = answers.pop_front_if(|(after, _)| self.commits.covers(*after)) {
-            match with_timeout(WRITE_PATIENCE, port.write_all(&bytes)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err("the device takes no bytes: check cable and flow control".to_owned()),
+        unsent.add(after, out.send.drain(..));
+        if unsent.is_empty() {
+            return Ok(());
+        }
+        if unsent.send(port, &self.commits, now.monotonic_us)? == Sent::GivenUp {
+            let text = "the device takes no bytes: check cable and flow control".to_owned();
+            if !line.is_heard(now.monotonic_us) {
+                return Err(text);
             }
+            // What it says is worth more than what it is told.
+            let mut record = setup_error("SerialPortException", ErrorType::GeneralError, text);
+            record.severity = ErrorSeverity::Warning;
+            self.report(record, true);
         }
         Ok(())
     }
@@ -288,7 +336,12 @@ impl Source {
                 tracing::info!(source = &*self.context.name, "readings come from {path}");
                 return;
             }
-            Verdict::Works => return,
+            Verdict::Works | Verdict::Stuck => return,
+            Verdict::Flood { per_second, baud } => format!(
+                "{per_second} bytes a second come from {path}, more than {baud} baud can carry: the device or its adapter is stuck, \
+                 or the speed in `settings` is not that of the device; it is read {TIMES} times as fast as its speed at most, so that \
+                 the other sources go on"
+            ),
             Verdict::Noise(suspicion) => format!(
                 "bytes come from {path} but no readings: {}, driver or framing of the source",
                 suspicion.advice()
@@ -331,13 +384,6 @@ impl Device {
         if sent.len() > RECORDS {
             sent.drain(..RECORDS / 2);
         }
-    }
-}
-
-fn now(trust: ClockTrust) -> Now {
-    Now {
-        monotonic_us: clock::monotonic_us(),
-        wall: clock::is_trusted(trust).then(clock::wall),
     }
 }
 

@@ -300,7 +300,7 @@ impl Listener<Frame> for Reading {
     }
 
     fn frame(&mut self, frame: Frame, now: Now, out: &mut Output) {
-        let body = Body::new(NAME, "vitals");
+        let body = || Body::new(NAME, "vitals");
         match frame {
             Frame::EcgWave { leads } => {
                 for (index, waveform) in &mut self.leads {
@@ -316,7 +316,7 @@ impl Listener<Frame> for Reading {
                 arrhythmia_code,
                 ..
             } => {
-                let mut body = body
+                let mut body = body()
                     .value("heart_rate_ecg", heart_rate_bpm.filter(|_| !lead_off))
                     .value("respiratory_rate", resp_rate_bpm.filter(|_| !lead_off))
                     .status(&[(lead_off, "lead_off"), (weak_signal, "weak_signal")]);
@@ -351,7 +351,7 @@ impl Listener<Frame> for Reading {
                 spo2_pct,
                 pulse_bpm,
             } => {
-                let body = body
+                let body = body()
                     .value("spo2", spo2_pct)
                     .value("pulse_rate_oximeter", pulse_bpm)
                     .with("status_raw", (status_raw != 0).then_some(status_raw));
@@ -359,7 +359,7 @@ impl Listener<Frame> for Reading {
             }
             Frame::Temp { temp_c, .. } => {
                 self.temperature
-                    .offer(body.value("body_temperature", temp_c), now, out);
+                    .offer(body().value("body_temperature", temp_c), now, out);
             }
             Frame::Spo2Wave { samples } => {
                 // The first byte is the sample; the module appends the bar graph.

@@ -2,6 +2,7 @@
 
 use iomt_mapping::Timestamp;
 use serde_json::{Map, Value};
+use std::fmt::Write as _;
 
 use super::{DriverMessage, Now, Output};
 
@@ -196,30 +197,165 @@ impl Waveform {
     }
 
     fn flush(&mut self, out: &mut Output) {
-        use std::fmt::Write as _;
         let Some(begin) = self.begin.take() else { return };
-        let values = std::mem::take(&mut self.values);
-        self.next = begin.plus_ticks(self.offset(values.len()));
+        self.next = begin.plus_ticks(self.offset(self.values.len()));
         #[expect(clippy::cast_precision_loss, reason = "rates are small")]
         let rate = self.samples_per_kilosecond as f64 / 1000.0;
         // Written directly, because it is by far most of what a driver says; names need no escapes.
         let (driver, name) = (self.driver, self.name);
-        let mut body = format!(
+        let mut body = String::with_capacity(192 + self.values.len() * SAMPLE_BYTES);
+        // Writing to a String never fails.
+        let _ = write!(
+            body,
             r#"{{"driver":"{driver}","kind":"waveform","waveform":"{name}","rate_hz":{rate:?},"block":"{name}-{begin}","{name}":["#
         );
-        for (index, value) in values.into_iter().enumerate() {
+        let mut times = Times::default();
+        for (index, value) in self.values.iter().enumerate() {
             let Some(at) = begin.plus_ticks(self.offset(index)) else {
                 break;
             };
-            let comma = if index == 0 { "" } else { "," };
-            // Writing to a String never fails.
-            let _ = write!(body, r#"{comma}{{"at":"{at}","value":{value}}}"#);
+            body.push_str(if index == 0 { r#"{"at":""# } else { r#",{"at":""# });
+            times.write(at, &mut body);
+            body.push_str(r#"","value":"#);
+            number(*value, &mut body);
+            body.push('}');
         }
+        self.values.clear();
         body.push_str("]}");
         out.messages.push(DriverMessage {
             body: body.into_bytes(),
             waveform: true,
             record: None,
         });
+    }
+}
+
+/// About the bytes of one sample of a waveform in a body.
+const SAMPLE_BYTES: usize = 52;
+
+/// Writes times that follow each other: of those in one second only the fraction differs.
+#[derive(Default)]
+struct Times {
+    second: Option<i64>,
+    /// `2026-03-01T07:15:30`.
+    text: String,
+}
+
+impl Times {
+    /// The text of `at`, as [`Timestamp`] shows it.
+    fn write(&mut self, at: Timestamp, body: &mut String) {
+        const TICKS: i64 = 10_000_000;
+        let second = at.ticks().div_euclid(TICKS);
+        if self.second != Some(second) {
+            let Some(whole) = Timestamp::from_ticks(second * TICKS) else {
+                let _ = write!(body, "{at}");
+                return;
+            };
+            self.text.clear();
+            let _ = write!(self.text, "{whole}");
+            self.text.pop();
+            self.second = Some(second);
+        }
+        body.push_str(&self.text);
+        let (mut fraction, digits) = match at.ticks().rem_euclid(TICKS) {
+            0 => (0, 0),
+            ticks if ticks % 10_000 == 0 => (ticks / 10_000, 3),
+            ticks => (ticks, 7),
+        };
+        if digits > 0 {
+            let mut text = *b"0000000";
+            for digit in text.iter_mut().take(digits).rev() {
+                *digit = b'0' + u8::try_from(fraction % 10).unwrap_or(0);
+                fraction /= 10;
+            }
+            body.push('.');
+            body.extend(text.iter().take(digits).map(|digit| char::from(*digit)));
+        }
+        body.push('Z');
+    }
+}
+
+/// Writes a number as `f64` shows it; samples are mostly whole.
+fn number(value: f64, body: &mut String) {
+    #[expect(clippy::cast_possible_truncation, reason = "compared with what it was")]
+    let whole = value as i32;
+    if f64::from(whole).to_bits() == value.to_bits() {
+        let _ = write!(body, "{whole}");
+    } else {
+        let _ = write!(body, "{value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// 2026-03-01T07:00:00Z.
+    const BEGIN_TICKS: i64 = 17_723_484_000_000_000;
+
+    #[test]
+    fn times_and_numbers_are_written_as_everywhere_else() {
+        let mut times = Times::default();
+        for ticks in [
+            0,
+            1,
+            40_000,
+            133_334,
+            9_999_999,
+            10_000_000,
+            10_040_000,
+            5,
+            -1,
+            600_000_000,
+        ] {
+            let at = Timestamp::from_ticks(BEGIN_TICKS + ticks).unwrap();
+            let mut text = String::new();
+            times.write(at, &mut text);
+            assert_eq!(text, at.to_string());
+        }
+        for value in [
+            0.0,
+            -0.0,
+            5.0,
+            -5.0,
+            0.25,
+            1e-7,
+            2_147_483_647.0,
+            2_147_483_648.0,
+            1e15,
+            12_345.678_9,
+        ] {
+            let mut text = String::new();
+            number(value, &mut text);
+            assert_eq!(text, value.to_string());
+        }
+    }
+
+    #[test]
+    fn a_block_is_json_with_a_time_for_each_sample() {
+        let (mut waveform, mut out) = (
+            Waveform::new("nonin", "pleth_waveform", 75_000),
+            Output::default(),
+        );
+        let now = Now {
+            monotonic_us: 0,
+            wall: Timestamp::from_ticks(BEGIN_TICKS),
+        };
+        for value in [1.0, -2.5, 3.0] {
+            waveform.sample(value, now, &mut out);
+        }
+        waveform.gap(&mut out);
+        let body: serde_json::Value = serde_json::from_slice(&out.messages[0].body).unwrap();
+        let expected = json!({
+            "driver": "nonin", "kind": "waveform", "waveform": "pleth_waveform", "rate_hz": 75.0,
+            "block": "pleth_waveform-2026-03-01T07:00:00Z",
+            "pleth_waveform": [
+                {"at": "2026-03-01T07:00:00Z", "value": 1},
+                {"at": "2026-03-01T07:00:00.0133334Z", "value": -2.5},
+                {"at": "2026-03-01T07:00:00.0266667Z", "value": 3},
+            ],
+        });
+        assert_eq!(body, expected);
     }
 }

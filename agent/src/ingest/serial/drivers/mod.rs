@@ -109,6 +109,21 @@ pub struct Output {
     pub errors: Vec<FrameError>,
 }
 
+impl Output {
+    /// Forgets everything, and keeps the memory for the next time.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.send.clear();
+        self.errors.clear();
+        *self = Output {
+            messages: std::mem::take(&mut self.messages),
+            send: std::mem::take(&mut self.send),
+            errors: std::mem::take(&mut self.errors),
+            ..Output::default()
+        };
+    }
+}
+
 /// One reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriverMessage {

@@ -101,10 +101,7 @@ fn every_first_class_driver_understands_its_simulated_device() {
             .iter()
             .find(|(_, body)| body["kind"] == "vitals" || body["kind"] == "record");
         let (first, _) = first.unwrap_or_else(|| panic!("{name} gave no reading"));
-        assert!(
-            *first <= 3_000_000 || name == "berry-pm6750",
-            "{name}: first reading after {first} us"
-        );
+        assert!(*first <= 3_000_000, "{name}: first reading after {first} us");
         assert!(
             run.bodies.iter().all(|(_, body)| body["driver"] == name),
             "{name}"
