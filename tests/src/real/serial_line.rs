@@ -28,7 +28,8 @@ impl SerialLine {
         self.folder.join("ttyGateway")
     }
 
-    fn device(&self) -> PathBuf {
+    /// The device's end.
+    pub fn device(&self) -> PathBuf {
         self.folder.join("ttyDevice")
     }
 

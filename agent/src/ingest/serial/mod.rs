@@ -24,6 +24,8 @@ mod reader;
 pub mod sniff;
 mod source;
 #[cfg(test)]
+mod stuck_tests;
+#[cfg(test)]
 mod tests;
 mod unsent;
 

@@ -67,9 +67,10 @@ impl RealLine {
         reason = "what is to come in its place has to be promised in unsafe code; the port owns its descriptor for as long as it is watched"
     )]
     fn watched(&mut self) -> io::Result<&mut AsyncFd<mio_serial::SerialStream>> {
-        if let State::Resting(port) = std::mem::replace(&mut self.0, State::Lost) {
-            self.0 = State::Watched(AsyncFd::new(port)?);
-        }
+        self.0 = match std::mem::replace(&mut self.0, State::Lost) {
+            State::Resting(port) => State::Watched(AsyncFd::new(port)?),
+            state => state,
+        };
         match &mut self.0 {
             State::Watched(port) => Ok(port),
             State::Resting(_) | State::Lost => Err(lost()),

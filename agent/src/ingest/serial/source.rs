@@ -179,6 +179,8 @@ impl Source {
             self.hand_over(&mut out);
             match line.judge(&out, now.monotonic_us) {
                 Some(Verdict::Stuck) => return End::Stuck,
+                // What is wrong with the other direction stays to be said.
+                Some(Verdict::Works) if unsent.has_given_up() => {}
                 Some(verdict) => self.show(&verdict, path),
                 None => {}
             }

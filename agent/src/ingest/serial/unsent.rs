@@ -21,6 +21,8 @@ pub(super) struct Unsent {
     sent: usize,
     /// Since when the line takes nothing.
     stuck_since: Option<u64>,
+    /// Something was dropped, and nothing has left since.
+    given_up: bool,
 }
 
 /// What became of a look at the answers.
@@ -45,6 +47,11 @@ impl Unsent {
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether something was dropped because the line takes nothing, and nothing has left since.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up
     }
 
     /// Whether the line is to tell when it takes bytes again.
@@ -83,6 +90,7 @@ impl Unsent {
                 Ok(length) => {
                     self.sent += length;
                     self.stuck_since = None;
+                    self.given_up = false;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.stuck(now_us)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -98,7 +106,10 @@ impl Unsent {
         if now_us < since + PATIENCE_US {
             return Sent::Full;
         }
-        *self = Unsent::default();
+        *self = Unsent {
+            given_up: true,
+            ..Unsent::default()
+        };
         Sent::GivenUp
     }
 }
@@ -176,7 +187,11 @@ mod tests {
         assert_eq!(unsent.deadline(), Some(6_000_000));
         assert_eq!(unsent.send(&mut line, &commits, 5_999_999), Ok(Sent::Full));
         assert_eq!(unsent.send(&mut line, &commits, 6_000_000), Ok(Sent::GivenUp));
-        assert!(unsent.is_empty() && unsent.deadline().is_none());
+        assert!(unsent.is_empty() && unsent.deadline().is_none() && unsent.has_given_up());
+        line.room = 100;
+        unsent.add(0, [b"hello".to_vec()].into_iter());
+        assert_eq!(unsent.send(&mut line, &commits, 7_000_000), Ok(Sent::All));
+        assert!(!unsent.has_given_up());
     }
 
     #[test]
