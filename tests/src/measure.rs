@@ -10,6 +10,10 @@ pub struct ProcessUse {
     pub cpu_seconds: f64,
     /// Largest resident set in bytes.
     pub peak_rss_bytes: u64,
+    /// Resident set in bytes at this moment.
+    pub rss_bytes: u64,
+    /// The part of it that is memory of its own, and not pages of files such as the program itself.
+    pub anonymous_bytes: u64,
     /// Bytes that it caused to be sent to the storage layer (`write_bytes`).
     pub written_bytes: u64,
 }
@@ -46,16 +50,20 @@ impl ProcessUse {
             // Linux reports in hundredths of a second on every architecture that we run on.
             cpu_seconds: ticks as f64 / 100.0,
             peak_rss_bytes: number(&status, "VmHWM") * 1024,
+            rss_bytes: number(&status, "VmRSS") * 1024,
+            anonymous_bytes: number(&status, "RssAnon") * 1024,
             written_bytes: number(&io, "write_bytes"),
         })
     }
 
-    /// The difference to an earlier reading; the largest resident set stays what it is.
+    /// The difference to an earlier reading; memory stays what it is.
     #[must_use]
     pub fn since(&self, before: &ProcessUse) -> ProcessUse {
         ProcessUse {
             cpu_seconds: self.cpu_seconds - before.cpu_seconds,
             peak_rss_bytes: self.peak_rss_bytes,
+            rss_bytes: self.rss_bytes,
+            anonymous_bytes: self.anonymous_bytes,
             written_bytes: self.written_bytes - before.written_bytes,
         }
     }

@@ -1,0 +1,210 @@
+//! What the store costs on a medium whose syncs take their time: rate, wait for acknowledgements, memory, start, drain.
+//!
+//! The agent is this program again as a process of its own (`run`), the sender a broker that keeps to a window, the
+//! destination a FHIR server that answers at once. `--sync-delay-ms` makes each commit take so much longer than this disk
+//! does (`BEDSIDE_SYNC_DELAY_MS`): a virtual disk answers in a fraction of what flash takes. One line of JSON per
+//! measurement; without options all of them: a table of paces, then a backlog.
+//!
+//! A backlog (`--backlog BYTES` of store) is gathered while the server is down. Then, each time with a new process: the first
+//! acknowledgement after the start; the same after the file was damaged in its middle, at its end, and at its head; and with
+//! the undamaged file the drain, beside a slow sender, until nothing is left.
+//!
+//! Resident memory: `rss` is that of the whole process with the pages of the program itself, `anonymous` what it asked for.
+//! Times on a shared machine are disturbed: take the best of several runs.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a harness of processes lives in real time, and a broken harness must say so at once"
+)]
+
+mod backlog;
+mod sender;
+mod server;
+
+use anyhow::{Context as _, ensure};
+use bedside_tests::measure::{ProcessUse, file_system, is_memory};
+use bedside_tests::real::{agent::Gateway, free_port, root};
+use clap::Parser;
+use sender::{Load, Sender, Sent};
+use serde_json::json;
+use server::Server;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Longest wait for an acknowledgement beside the commit interval: milliseconds at a sync delay of at most 5 ms.
+const WAIT_MS: f64 = 40.0;
+const STEADY_RSS: u64 = 15_000_000;
+const DRAINING_RSS: u64 = 20_000_000;
+
+/// Rate, wait for acknowledgements, memory, start and drain of the agent with its store.
+#[derive(Parser, Clone)]
+struct Arguments {
+    /// Milliseconds by which each sync takes longer than on this disk; without it 0, 1, 5 and 20.
+    #[arg(long)]
+    sync_delay_ms: Option<u64>,
+    /// Messages that the sender lets be unacknowledged; without it 20 and 100.
+    #[arg(long)]
+    window: Option<usize>,
+    /// Messages per second; 0 keeps the window full. Without it full, 20 and 200.
+    #[arg(long)]
+    rate: Option<u64>,
+    /// Seconds of a pace.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Milliseconds that a message may wait for its commit.
+    #[arg(long, default_value_t = 1000)]
+    commit_interval: u64,
+    /// Only a backlog of so many bytes of store.
+    #[arg(long)]
+    backlog: Option<u64>,
+    /// Bytes of a message of the backlog.
+    #[arg(long, default_value_t = 1000)]
+    backlog_payload: usize,
+    /// Without a drain after the starts with a backlog.
+    #[arg(long)]
+    no_drain: bool,
+    /// Measures this program instead, such as the one that is built for gateways; that one knows no sync delay.
+    #[arg(long)]
+    agent: Option<PathBuf>,
+    /// A folder on a real file system.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Fails when a limit is exceeded that no machine excuses: memory, and what a drain leaves.
+    #[arg(long)]
+    within_limits: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match std::env::args().nth(1).as_deref() {
+        Some("run" | "status") => return bedside_agent::cli::Cli::parse().run(),
+        Some("serve") => {
+            let port = std::env::args().nth(2).context("serve PORT")?;
+            return server::serve(port.parse()?).map(|()| ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let arguments = Arguments::parse();
+    let folder = arguments.folder.clone().unwrap_or_else(|| root().join("target"));
+    std::fs::create_dir_all(&folder)?;
+    let kind = file_system(&folder)?;
+    ensure!(
+        !is_memory(&kind),
+        "{} is {kind}: use --folder on a real file system",
+        folder.display()
+    );
+    let mut exceeded = Vec::new();
+    if arguments.backlog.is_none() {
+        for delay in arguments.sync_delay_ms.map_or(vec![0, 1, 5, 20], |one| vec![one]) {
+            for window in arguments.window.map_or(vec![20, 100], |one| vec![one]) {
+                for rate in arguments.rate.map_or(vec![0, 20, 200], |one| vec![one]) {
+                    exceeded.extend(pace(&arguments, &folder, delay, window, rate)?);
+                }
+            }
+        }
+    }
+    if arguments.backlog.is_some() || arguments.rate.is_none() {
+        exceeded.extend(backlog::measure(&arguments, &folder)?);
+    }
+    for line in &exceeded {
+        eprintln!("{line}");
+    }
+    let failed = arguments.within_limits && !exceeded.is_empty();
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Configuration of the agent that is measured.
+fn gateway(
+    arguments: &Arguments,
+    folder: &Path,
+    sender: &Sender,
+    server: u16,
+    delay: u64,
+    window: usize,
+) -> Gateway {
+    let own = || std::env::current_exe().expect("the path of this program");
+    let gateway = Gateway::new(folder)
+        .program(arguments.agent.clone().unwrap_or_else(own))
+        .env("BEDSIDE_SYNC_DELAY_MS", &delay.to_string())
+        .mqtt(sender.port, &format!("window = {window}\n"))
+        .fhir(&format!("http://127.0.0.1:{server}/fhir"), "");
+    gateway.drop_pack("heart-rate");
+    gateway
+}
+
+/// A sender at one pace; says which limits were exceeded.
+fn pace(
+    arguments: &Arguments,
+    folder: &Path,
+    delay: u64,
+    window: usize,
+    rate: u64,
+) -> anyhow::Result<Vec<String>> {
+    let scratch = tempfile::tempdir_in(folder)?;
+    let port = free_port();
+    let _server = Server::start(port)?;
+    let mut sender = Sender::start()?;
+    // The sender's window is learnt, as with a broker that holds less than is configured.
+    let gateway = gateway(arguments, scratch.path(), &sender, port, delay, 100)
+        .store("commit_interval", &format!("{} ms", arguments.commit_interval));
+    let mut agent = gateway.start();
+    let pid = agent.child.id();
+    let load = |seconds| Load {
+        window,
+        rate: (rate > 0).then_some(rate as f64),
+        payload: 300,
+        messages: u64::MAX,
+        time: Duration::from_secs(seconds),
+    };
+    sender.send(&load(3))?;
+    let before = ProcessUse::of(pid)?;
+    let sent = sender.send(&load(arguments.seconds))?;
+    let used = ProcessUse::of(pid)?.since(&before);
+    agent.kill();
+    let (median, slowest) = (sent.wait(0.5), sent.wait(0.99));
+    println!(
+        "{}",
+        json!({
+            "measured": "pace",
+            "sync_delay_ms": delay,
+            "window": window,
+            "rate": if rate == 0 { "full window".to_owned() } else { rate.to_string() },
+            "messages_per_second": per_second(sent.messages, sent.seconds),
+            "messages_per_cpu_second": per_second(sent.messages, used.cpu_seconds),
+            "p50_ms": median,
+            "p99_ms": slowest,
+            "rss": used.rss_bytes,
+            "anonymous": used.anonymous_bytes,
+            "peak_rss": used.peak_rss_bytes,
+            "debug_build": cfg!(debug_assertions),
+        })
+    );
+    let mut exceeded = Vec::new();
+    let interval = if rate == 0 {
+        0.0
+    } else {
+        arguments.commit_interval as f64
+    };
+    if delay <= 5 && slowest > interval + WAIT_MS {
+        exceeded.push(format!(
+            "{slowest} ms for an acknowledgement, more than {}",
+            interval + WAIT_MS
+        ));
+    }
+    if used.peak_rss_bytes > STEADY_RSS {
+        exceeded.push(format!(
+            "{} bytes resident, more than {STEADY_RSS}",
+            used.peak_rss_bytes
+        ));
+    }
+    Ok(exceeded)
+}
+
+fn per_second(count: u64, seconds: f64) -> u64 {
+    (count as f64 / seconds.max(0.01)) as u64
+}
