@@ -2,7 +2,8 @@
 //!
 //! A commit is due when enough has gathered, after `commit_interval` at the latest, or on a short pause once a sender's
 //! window is full: so a fast sender is not held, and a slow one does not wear the flash. The window of a sender that holds
-//! less than configured (mosquitto's 20, say) is learnt from where it stops.
+//! less than configured (mosquitto's 20, say) is learnt from where it stops. The first batch of all is due on a short pause
+//! too: after a start senders hand over what they have kept, and how large their windows are is not known yet.
 //!
 //! Invariants:
 //! 1. Acknowledgements leave after the commit of their messages, in receive order, never before.
@@ -115,6 +116,7 @@ pub async fn run(
         .map(|handle| (handle.id, Sender::new(handle)))
         .collect();
     let mut progress_due = Instant::now() + policy.progress_interval;
+    let mut is_first = true;
     loop {
         pipeline.beat("intake");
         let first = tokio::select! {
@@ -145,7 +147,9 @@ pub async fn run(
         };
         // Longest wait of a message: `commit_interval`, or what the flash budget makes of it.
         let interval_us = pipeline.wear.borrow().interval_us();
-        let (batch, waited) = gather(&policy, interval_us, &mut senders, &mut messages, first).await;
+        let (batch, waited) =
+            gather(&policy, interval_us, is_first, &mut senders, &mut messages, first).await;
+        is_first = false;
         let progress_is_due = Instant::now() >= progress_due;
         if progress_is_due {
             progress_due = Instant::now() + policy.progress_interval;
@@ -158,17 +162,18 @@ pub async fn run(
     }
 }
 
-/// Gathers a batch; tells whether it had to wait for the interval.
+/// Gathers a batch, in a `hurry` until the first pause; tells whether it had to wait for the interval.
 async fn gather(
     policy: &CommitPolicy,
     interval_us: u64,
+    hurry: bool,
     senders: &mut HashMap<SourceId, Sender>,
     messages: &mut mpsc::Receiver<Message>,
     first: Message,
 ) -> (Vec<Message>, bool) {
     let deadline = Instant::now() + Duration::from_micros(interval_us);
     let mut bytes = first.weight();
-    let mut full = arrived(senders, &first);
+    let mut full = arrived(senders, &first) || hurry;
     let mut batch = vec![first];
     loop {
         // Everything that is there already, without asking for the time.

@@ -22,8 +22,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Bytes of recent messages that stay in memory.
-const RECENT_BYTES: usize = 3 << 20;
+/// Bytes of recent messages that stay in memory, with what they became.
+const RECENT_BYTES: usize = 2 << 20;
 /// Compressed bytes that one read of the journal decodes.
 pub const READ_BYTES: usize = 32 << 10;
 
@@ -43,6 +43,12 @@ impl Entry {
             normalized: OnceCell::new(),
         })
     }
+
+    /// Bytes that the entry holds in memory, roughly, when its message gave a measurement or two.
+    pub fn weight(&self) -> usize {
+        const MEASUREMENT: usize = 800;
+        self.stored.message.weight() + MEASUREMENT
+    }
 }
 
 /// The messages committed last, so that the steady state reads nothing back.
@@ -54,7 +60,7 @@ pub struct Recent {
 
 impl Recent {
     fn push(&mut self, batch: Vec<Rc<Entry>>) {
-        let weight = batch.iter().map(|e| e.stored.message.weight() * 2).sum();
+        let weight = batch.iter().map(|entry| entry.weight()).sum();
         self.bytes += weight;
         self.batches.push_back((weight, batch));
         while self.bytes > RECENT_BYTES && self.batches.len() > 1 {

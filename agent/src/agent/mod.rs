@@ -30,7 +30,7 @@ use crate::forward::pass::LinkState;
 use crate::forward::{DestinationHandle, Destinations};
 use crate::ingest::payload::Memory;
 use crate::ingest::payload::memory::Learnt;
-use crate::ingest::{Ending, SourceContext, SourceEvent, SourceStatus, StoredPacket};
+use crate::ingest::{Ending, SourceContext, SourceEvent, SourceStatus};
 use crate::intake::{self, CommitPolicy};
 use crate::message::{Message, SourceId};
 use crate::packs::{PackFolder, PackProblem, PackSet};
@@ -342,8 +342,8 @@ impl Running {
             let resume = recovered
                 .resume
                 .iter()
-                .filter(|m| m.message.source == entry.id)
-                .filter_map(|m| StoredPacket::of(&m.message))
+                .filter(|(source, _)| *source == entry.id)
+                .map(|(_, packet)| packet.clone())
                 .collect();
             let context = SourceContext {
                 id: entry.id,

@@ -10,8 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Readings of unfinished groups that a loop holds in memory.
+/// Readings of unfinished groups that a loop holds in memory, and bytes of theirs with their messages.
 const UNFINISHED: usize = 4000;
+const UNFINISHED_BYTES: usize = 2 << 20;
 
 /// Number of the group key, and start of the period.
 type SeriesPeriod = (u32, Option<i64>);
@@ -41,6 +42,10 @@ pub(super) struct Gatherings {
     pub(super) revised: HashMap<Position, Vec<(RevisionId, u64, u32)>>,
     pub(super) excluded: HashSet<(Position, u32)>,
     pub(super) count: usize,
+    /// Bytes of the messages that they came in, and of what those became.
+    bytes: usize,
+    /// The message that was counted last: several readings of it count it once.
+    weighed: Position,
 }
 
 impl Gatherings {
@@ -52,6 +57,8 @@ impl Gatherings {
             revised: HashMap::new(),
             excluded: others,
             count: 0,
+            bytes: 0,
+            weighed: 0,
         };
         for Pending { row, .. } in due {
             all.rows.insert(
@@ -119,6 +126,10 @@ impl Gatherings {
     pub(super) fn push(&mut self, id: u64, entry: &Rc<Entry>, found: &Match) {
         let position = entry.stored.position;
         let Some(row) = self.rows.get_mut(&id) else { return };
+        if self.weighed != position {
+            self.weighed = position;
+            self.bytes += entry.weight();
+        }
         if found.held {
             row.held.push((position, found.number, Rc::clone(entry)));
             return;
@@ -134,12 +145,24 @@ impl Gatherings {
             .push((reading, Rc::clone(entry), Arc::clone(&found.pack)));
     }
 
+    /// Whether they are all that memory is for.
+    fn is_full(&self) -> bool {
+        self.count >= UNFINISHED || self.bytes >= UNFINISHED_BYTES
+    }
+
+    /// So many readings were taken out; what the others hold is told by their number.
+    pub(super) fn taken(&mut self, readings: usize) {
+        let before = self.count.max(1);
+        self.count = self.count.saturating_sub(readings);
+        self.bytes = self.bytes * self.count / before;
+    }
+
     /// Whether the rows hold Observations for a batch of `wanted`, or all that memory is for.
     pub(super) fn are_enough(&self, position: Position, wanted: usize) -> bool {
-        if self.count < wanted.min(UNFINISHED) {
-            return false;
+        if self.is_full() {
+            return true;
         }
-        self.count >= UNFINISHED || {
+        self.count >= wanted && {
             let complete = self
                 .rows
                 .values()
@@ -154,7 +177,7 @@ impl Gatherings {
 
     /// Rows whose readings up to `position` can be handed over: complete ones; all of them when memory is full.
     pub(super) fn ready(&self, position: Position, end: bool) -> Vec<u64> {
-        let full = self.count >= UNFINISHED;
+        let full = self.is_full();
         let mut ready: Vec<u64> = self
             .rows
             .iter()

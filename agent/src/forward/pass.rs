@@ -457,6 +457,7 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
     let mut groups = Vec::new();
     let mut owners = Vec::new();
     let mut settled = Vec::new();
+    let mut taken = 0;
     for id in gatherings.ready(reached, end) {
         let Some(row) = gatherings.rows.get_mut(&id) else {
             continue;
@@ -477,7 +478,7 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
             });
         }
         let readings = std::mem::take(&mut row.readings);
-        gatherings.count -= readings.len();
+        taken += readings.len();
         let key = context.pipeline.outbox.borrow().key(row.series).cloned();
         let (Some(key), Some((_, _, pack))) = (key, readings.last()) else {
             continue;
@@ -487,6 +488,7 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
         groups.push(Group { key, pack, readings });
         owners.push((id, entries));
     }
+    gatherings.taken(taken);
     let places: Vec<Vec<(Position, u32)>> = groups
         .iter()
         .map(|g| g.readings.iter().map(|r| (r.position, r.match_number)).collect())

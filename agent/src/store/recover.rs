@@ -9,7 +9,8 @@ use super::set_aside::is_corrupt;
 use super::vault::{Vault, unreadable};
 use super::{Segment, Store, StoreError};
 use crate::forward::GroupKey;
-use crate::message::{Position, RevisionId, SourceId, StoredMessage};
+use crate::ingest::StoredPacket;
+use crate::message::{Position, RevisionId, SourceId};
 use crate::telemetry::errors::ErrorRecord;
 use crate::{clock, random};
 use rusqlite::{Connection, OptionalExtension};
@@ -49,8 +50,8 @@ pub struct Recovered {
     pub revisions: Vec<(RevisionId, String)>,
     /// Position of the next message.
     pub next_position: Position,
-    /// The last messages that have a packet id, oldest first.
-    pub resume: Vec<StoredMessage>,
+    /// The last messages that have a packet id, by source, oldest first.
+    pub resume: Vec<(SourceId, StoredPacket)>,
     /// How the messages behind the cursor are treated.
     pub isolation: super::Isolation,
     /// Dead letters: cause, error, and what is known of each without its message.
@@ -169,29 +170,26 @@ impl Store {
         meta_text(&self.connection, key)
     }
 
-    fn last_packets(&self) -> Result<Vec<StoredMessage>, StoreError> {
-        let mut batches = Vec::new();
+    /// Batch by batch: a start takes the memory of one of them.
+    fn last_packets(&self) -> Result<Vec<(SourceId, StoredPacket)>, StoreError> {
+        let mut packets = Vec::new();
         for segment in self.segments.iter().rev().take(2) {
-            let sql = format!(
+            let mut statement = self.connection.prepare(&format!(
                 "SELECT first, count, batch FROM journal_{} ORDER BY first DESC LIMIT {RESUME_BATCHES}",
                 segment.id
-            );
-            batches.extend(collect(&self.connection, &sql, |row| {
-                Ok((
-                    row.get::<_, i64>(0)? as u64,
-                    row.get::<_, i64>(1)? as u64,
-                    row.get::<_, Vec<u8>>(2)?,
-                ))
-            })?);
+            ))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (first, count) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
+                let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+                let batch = codec::decode(&self.codec.vault(), first, count, blob)?;
+                let newest_first = batch.iter().rev();
+                packets.extend(
+                    newest_first.filter_map(|m| Some((m.message.source, StoredPacket::of(&m.message)?))),
+                );
+            }
         }
-        let mut packets = Vec::new();
-        for (first, count, blob) in batches.into_iter().rev() {
-            packets.extend(
-                codec::decode(&self.codec.vault(), first, count, &blob)?
-                    .into_iter()
-                    .filter(|m| m.message.ack.is_some()),
-            );
-        }
+        packets.reverse();
         Ok(packets)
     }
 }

@@ -195,7 +195,7 @@ impl Observations {
                     expires: 0,
                 });
             }
-            self.recent.insert(id, step.state);
+            self.recent.insert(id, &step.state);
         }
     }
 
@@ -211,7 +211,7 @@ impl Observations {
             let id = &item.identity().id;
             match self.recent.get(id) {
                 Some(stored) => {
-                    now.insert(id.clone(), (stored.clone(), None));
+                    now.insert(id.clone(), (stored, None));
                 }
                 None if item.has_period() || values(item) > 1 => asked.push(id.clone()),
                 None => {}

@@ -5,9 +5,10 @@
 use iomt_mapping::fhir::SentMemory;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-/// Bytes of resources that are kept, roughly.
-const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes that are kept.
+const MOST_BYTES: usize = 2 * 1024 * 1024;
 
 /// An Observation as the server holds it.
 #[derive(Clone, Debug)]
@@ -20,32 +21,79 @@ pub struct Stored {
     pub memory: Option<SentMemory>,
 }
 
+/// As it is kept: as bytes, for as a tree of values it takes five times the memory.
+#[derive(Debug)]
+pub struct Kept {
+    number: u64,
+    resource: Box<[u8]>,
+    version: String,
+    memory: Option<Box<[u8]>>,
+}
+
+impl Kept {
+    /// The Observation itself.
+    pub fn open(&self) -> Option<Stored> {
+        Some(Stored {
+            resource: serde_json::from_slice(&self.resource).ok()?,
+            version: Some(self.version.clone()),
+            memory: self.memory.as_deref().and_then(SentMemory::from_bytes),
+        })
+    }
+
+    /// Bytes with what the two maps need for it.
+    fn weight(&self, id: &str) -> usize {
+        let memory = self.memory.as_ref().map_or(0, |memory| memory.len());
+        self.resource.len() + memory + self.version.len() + 2 * id.len() + 256
+    }
+}
+
 /// The most recent ones, bounded by bytes.
 #[derive(Default)]
 pub struct Recent {
-    by_id: HashMap<String, (u64, usize, Stored)>,
+    by_id: HashMap<String, Arc<Kept>>,
     order: BTreeMap<u64, String>,
     next: u64,
     bytes: usize,
 }
 
 impl Recent {
+    /// The Observation with this identity, as it is kept.
+    pub fn kept(&self, id: &str) -> Option<&Arc<Kept>> {
+        self.by_id.get(id)
+    }
+
     /// The Observation with this identity.
-    pub fn get(&self, id: &str) -> Option<&Stored> {
-        self.by_id.get(id).map(|(_, _, stored)| stored)
+    pub fn get(&self, id: &str) -> Option<Stored> {
+        self.kept(id)?.open()
     }
 
     /// Keeps an Observation; without a version it could not be written over safely and is not kept.
-    pub fn insert(&mut self, id: String, stored: Stored) {
+    pub fn insert(&mut self, id: String, stored: &Stored) {
+        // Serializing JSON into memory does not fail.
+        let resource = serde_json::to_vec(&stored.resource).unwrap_or_default();
+        self.keep(id, resource, stored.version.clone(), stored.memory.as_ref());
+    }
+
+    /// The same for a resource that is bytes already.
+    pub fn keep(
+        &mut self,
+        id: String,
+        resource: Vec<u8>,
+        version: Option<String>,
+        memory: Option<&SentMemory>,
+    ) {
         self.remove(&id);
-        if stored.version.is_none() {
-            return;
-        }
-        let bytes = weight(&stored.resource) + 256;
+        let Some(version) = version else { return };
         self.next += 1;
-        self.bytes += bytes;
+        let kept = Kept {
+            number: self.next,
+            resource: resource.into_boxed_slice(),
+            version,
+            memory: memory.map(|memory| memory.to_bytes().into()),
+        };
+        self.bytes += kept.weight(&id);
         self.order.insert(self.next, id.clone());
-        self.by_id.insert(id, (self.next, bytes, stored));
+        self.by_id.insert(id, Arc::new(kept));
         while self.bytes > MOST_BYTES {
             let Some((_, oldest)) = self.order.pop_first() else {
                 return;
@@ -56,23 +104,10 @@ impl Recent {
 
     /// Forgets an Observation.
     pub fn remove(&mut self, id: &str) {
-        if let Some((number, bytes, _)) = self.by_id.remove(id) {
-            self.order.remove(&number);
-            self.bytes -= bytes;
+        if let Some(kept) = self.by_id.remove(id) {
+            self.order.remove(&kept.number);
+            self.bytes -= kept.weight(id);
         }
-    }
-}
-
-/// Bytes that a resource takes in memory, roughly.
-fn weight(value: &Value) -> usize {
-    32 + match value {
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(weight).sum(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| name.len() + 48 + weight(value))
-            .sum(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -89,9 +124,9 @@ mod tests {
         };
         let mut recent = Recent::default();
         for id in ["a", "b", "a", "c", "d"] {
-            recent.insert(id.to_owned(), stored(Some("1")));
+            recent.insert(id.to_owned(), &stored(Some("1")));
         }
-        recent.insert("e".to_owned(), stored(None));
+        recent.insert("e".to_owned(), &stored(None));
         let kept: Vec<bool> = ["a", "b", "c", "d", "e"]
             .iter()
             .map(|id| recent.get(id).is_some())

@@ -13,7 +13,7 @@ mod judge;
 mod place;
 
 use super::answer::{Answer, hits, stuck};
-use super::recent::{Recent, Stored};
+use super::recent::{Kept, Recent, Stored};
 use super::retract::{is_retracted, lifted};
 use super::server::{Down, Entry, Server};
 use super::{SentPeriods, sent_memory};
@@ -34,6 +34,8 @@ use std::sync::Arc;
 const SEARCHED_AT_ONCE: usize = 20;
 /// Pages of one search that are followed.
 const MOST_PAGES: usize = 10;
+/// Observations that are built before other loops get their turn: senders wait for their acknowledgements.
+const TURN: usize = 16;
 /// How often an Observation is read again because it changed meanwhile, before it waits.
 const MOST_CONFLICTS: u8 = 4;
 
@@ -149,6 +151,8 @@ pub struct Saved {
 /// What is known of an Observation before it is built.
 enum Known {
     Absent,
+    /// One of the last ones, opened when it is built.
+    Recent(Arc<Kept>),
     Stored(Stored),
     Cannot(Outcome),
 }
@@ -198,7 +202,10 @@ impl Saver {
                 .partition(|item| taken.insert(item.identity.id.clone()));
             let known = self.read(server, &now, sent, &mut saved).await;
             let mut drafts: Vec<Draft> = Vec::new();
-            for (item, known) in now.into_iter().zip(known) {
+            for (number, (item, known)) in now.into_iter().zip(known).enumerate() {
+                if number % TURN == TURN - 1 {
+                    tokio::task::yield_now().await;
+                }
                 match self.build(item, known, &mut saved) {
                     Built::Write(draft) => drafts.push(*draft),
                     Built::Settled(item, outcome) => saved.outcomes.push((item, outcome)),
@@ -237,7 +244,7 @@ impl Saver {
     ) -> Vec<Known> {
         let asked: Vec<&Item> = items
             .iter()
-            .filter(|item| self.recent.get(&item.identity.id).is_none())
+            .filter(|item| self.recent.kept(&item.identity.id).is_none())
             .collect();
         let mut entries: Vec<Entry> = asked
             .iter()
@@ -291,8 +298,8 @@ impl Saver {
         }
         items
             .iter()
-            .map(|item| match self.recent.get(&item.identity.id) {
-                Some(stored) => Known::Stored(stored.clone()),
+            .map(|item| match self.recent.kept(&item.identity.id) {
+                Some(kept) => Known::Recent(Arc::clone(kept)),
                 None => read
                     .remove(item.identity.id.as_str())
                     .unwrap_or(Known::Cannot(Outcome::Retry)),
@@ -345,7 +352,12 @@ impl Saver {
             let error = ErrorRecord::new("TemplateNotFoundException", text);
             return Built::Settled(item, Outcome::Dead(error));
         };
+        let known = match known {
+            Known::Recent(kept) => kept.open().map_or(Known::Cannot(Outcome::Retry), Known::Stored),
+            other => other,
+        };
         let stored = match known {
+            Known::Recent(_) => return Built::Settled(item, Outcome::Retry),
             Known::Cannot(outcome) => return Built::Settled(item, outcome),
             Known::Absent => {
                 let built = template.create(&item.group, &item.ids, &item.type_name, &item.options);
@@ -393,16 +405,20 @@ impl Saver {
         };
         match merged.merge {
             Merge::Unchanged => {
-                let news = stored.memory.as_ref() != Some(&merged.memory);
-                self.confirm(
-                    &item,
-                    Stored {
-                        memory: Some(merged.memory),
-                        ..stored
-                    },
-                    news,
-                    saved,
-                );
+                if stored.memory.as_ref() != Some(&merged.memory) {
+                    confirm(
+                        &item,
+                        stored.version.as_deref(),
+                        &merged.memory,
+                        self.window,
+                        saved,
+                    );
+                }
+                let stored = Stored {
+                    memory: Some(merged.memory),
+                    ..stored
+                };
+                self.recent.insert(item.identity.id.clone(), &stored);
                 Built::Settled(
                     item,
                     Outcome::Confirmed {
@@ -449,21 +465,16 @@ impl Saver {
             let tried_too_much = self.habits.learn(&item.identity, &entry, &answer);
             if answer.is_success() {
                 saved.written += 1;
-                let mut resource = entry.resource.clone().unwrap_or_default();
-                if let (Some(object), Some(id)) = (resource.as_object_mut(), &answer.id) {
-                    object.entry("id").or_insert_with(|| Value::from(id.as_str()));
-                }
                 // Without the id that the server chose it could not be written over: it is searched for next time.
-                let has_id = resource.get("id").is_some();
-                if !has_id {
+                let resource = with_id(&entry, answer.id.as_deref());
+                if resource.is_none() {
                     self.habits.unanswered(&item.identity, &entry);
                 }
-                let stored = Stored {
-                    version: answer.version.filter(|_| has_id),
-                    resource,
-                    memory: Some(memory),
-                };
-                self.confirm(&item, stored, true, saved);
+                let version = answer.version.filter(|_| resource.is_some());
+                confirm(&item, version.as_deref(), &memory, self.window, saved);
+                let id = item.identity.id.clone();
+                self.recent
+                    .keep(id, resource.unwrap_or_default(), version, Some(&memory));
                 saved.outcomes.push((item, Outcome::Confirmed { superseded }));
                 continue;
             }
@@ -498,19 +509,30 @@ impl Saver {
         }
         again
     }
+}
 
-    fn confirm(&mut self, item: &Item, stored: Stored, news: bool, saved: &mut Saved) {
-        let memory = stored
-            .memory
-            .as_ref()
-            .filter(|memory| news && item.has_period() && !memory.is_empty());
-        if let Some(memory) = memory {
-            saved.sent_periods.push(SentPeriod {
-                observation: item.identity.id.clone(),
-                memory: sent_memory::encode(stored.version.as_deref(), memory),
-                expires: sent_memory::expires(item.group.boundary_end, self.window),
-            });
-        }
-        self.recent.insert(item.identity.id.clone(), stored);
+/// What of a confirmed Observation is to be stored, for corrections that reach back so many ticks.
+fn confirm(item: &Item, version: Option<&str>, memory: &SentMemory, window: Ticks, saved: &mut Saved) {
+    if item.has_period() && !memory.is_empty() {
+        saved.sent_periods.push(SentPeriod {
+            observation: item.identity.id.clone(),
+            memory: sent_memory::encode(version, memory),
+            expires: sent_memory::expires(item.group.boundary_end, window),
+        });
     }
+}
+
+/// The resource that was written, with its id; none when the server chose the id and did not tell it.
+fn with_id(entry: &Entry, told: Option<&str>) -> Option<Vec<u8>> {
+    let resource = entry.resource.as_deref()?.get();
+    if !entry.path.contains('?') {
+        return Some(resource.as_bytes().to_vec());
+    }
+    let mut resource: Value = serde_json::from_str(resource).ok()?;
+    let object = resource.as_object_mut()?;
+    if let Some(id) = told {
+        object.entry("id").or_insert_with(|| Value::from(id));
+    }
+    let has_id = object.contains_key("id");
+    has_id.then(|| resource.to_string().into_bytes())
 }

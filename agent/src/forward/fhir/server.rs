@@ -23,6 +23,8 @@ use embassy_time::Duration;
 use flight::{Flight, Part, Queue, landed};
 use pace::Pace;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+use std::sync::Arc;
 use trouble::{is_fhir, no_fhir, no_server, unreachable};
 
 /// Bytes of a Bundle, unless a single entry is larger.
@@ -37,8 +39,8 @@ pub struct Entry {
     pub method: Method,
     /// Address relative to the base (`Observation/abc`, `Device?identifier=x`).
     pub path: String,
-    /// Body of a PUT.
-    pub resource: Option<Value>,
+    /// Body of a PUT: text, for as a tree of values it takes five times the memory.
+    pub resource: Option<Arc<RawValue>>,
     /// Version that the resource must still have.
     pub if_match: Option<String>,
     /// The resource must not exist.
@@ -62,7 +64,8 @@ impl Entry {
         Entry {
             method: Method::Put,
             path,
-            resource: Some(resource),
+            // Serializing JSON into memory does not fail.
+            resource: to_raw_value(&resource).ok().map(Arc::from),
             if_match,
             if_none_match: false,
         }
@@ -293,7 +296,7 @@ impl Server {
     fn request_alone(&self, entry: &Entry) -> HttpRequest {
         let url = format!("{}/{}", self.base, entry.path);
         let mut request = match &entry.resource {
-            Some(resource) => HttpRequest::with_body(entry.method, url, resource.to_string().into_bytes())
+            Some(resource) => HttpRequest::with_body(entry.method, url, resource.get().as_bytes().to_vec())
                 .header("content-type", FHIR_JSON)
                 .header("prefer", "return=minimal"),
             None => HttpRequest::get(url),

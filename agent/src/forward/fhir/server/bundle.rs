@@ -6,12 +6,13 @@ use crate::forward::http::HttpResponse;
 use crate::sabotage::{self, Sabotage};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BundleEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    resource: Option<&'a Value>,
+    resource: Option<&'a RawValue>,
     request: BundleRequest<'a>,
 }
 
@@ -48,7 +49,7 @@ pub fn bundle_of(entries: &[Entry], most_bytes: usize) -> (Vec<u8>, usize) {
 /// An entry as it stands in a Bundle.
 fn body_of(entry: &Entry) -> Vec<u8> {
     let entry = BundleEntry {
-        resource: entry.resource.as_ref(),
+        resource: entry.resource.as_deref(),
         request: BundleRequest {
             method: entry.method.name(),
             url: &entry.path,
