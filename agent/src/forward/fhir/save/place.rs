@@ -142,7 +142,8 @@ impl Saver {
             }
             Known::Cannot(Outcome::Dead(_)) => return Step::Impossible,
             Known::Cannot(Outcome::Waiting(error)) => return Step::Refused(error.text),
-            Known::Cannot(_) => return Step::Again,
+            // What was just read is not one of the last ones.
+            Known::Cannot(_) | Known::Recent(_) => return Step::Again,
             Known::Stored(stored) => stored,
         };
         // A remainder that is there is complete.
