@@ -342,8 +342,8 @@ impl Running {
             let resume = recovered
                 .resume
                 .iter()
-                .filter(|(source, _)| *source == entry.id)
-                .map(|(_, packet)| packet.clone())
+                .filter(|last| last.source == entry.id)
+                .map(|last| last.packet)
                 .collect();
             let context = SourceContext {
                 id: entry.id,

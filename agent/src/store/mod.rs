@@ -111,7 +111,7 @@ pub use isolation::Isolation;
 pub use letters::{Selection, StoredLetter};
 pub use progress::{Changes, DeadLetter, DestinationProgress, Loss, Progress, Row, UnmatchedRun};
 pub use read::{DeadLetterSummary, Ranges, StoredBatch};
-pub use recover::{Dating, Recovered};
+pub use recover::{Dating, LastPacket, Recovered};
 pub use rewrite::Rewrite;
 pub use trouble::Trouble;
 

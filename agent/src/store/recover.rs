@@ -29,6 +29,17 @@ pub struct Dating {
     pub reference: Option<(u64, i64)>,
 }
 
+/// A message that may come again: committed shortly before the end, so that its acknowledgement may not have arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct LastPacket {
+    /// Where it came from.
+    pub source: SourceId,
+    /// Its place in the journal.
+    pub position: Position,
+    /// What it is recognised by.
+    pub packet: StoredPacket,
+}
+
 /// What was found at a start.
 #[derive(Debug)]
 pub struct Recovered {
@@ -50,8 +61,8 @@ pub struct Recovered {
     pub revisions: Vec<(RevisionId, String)>,
     /// Position of the next message.
     pub next_position: Position,
-    /// The last messages that have a packet id, by source, oldest first.
-    pub resume: Vec<(SourceId, StoredPacket)>,
+    /// The last messages that have a packet id, oldest first.
+    pub resume: Vec<LastPacket>,
     /// How the messages behind the cursor are treated.
     pub isolation: super::Isolation,
     /// Dead letters: cause, error, and what is known of each without its message.
@@ -171,7 +182,7 @@ impl Store {
     }
 
     /// Batch by batch: a start takes the memory of one of them.
-    fn last_packets(&self) -> Result<Vec<(SourceId, StoredPacket)>, StoreError> {
+    fn last_packets(&self) -> Result<Vec<LastPacket>, StoreError> {
         let mut packets = Vec::new();
         for segment in self.segments.iter().rev().take(2) {
             let mut statement = self.connection.prepare(&format!(
@@ -183,10 +194,13 @@ impl Store {
                 let (first, count) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
                 let blob = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
                 let batch = codec::decode(&self.codec.vault(), first, count, blob)?;
-                let newest_first = batch.iter().rev();
-                packets.extend(
-                    newest_first.filter_map(|m| Some((m.message.source, StoredPacket::of(&m.message)?))),
-                );
+                packets.extend(batch.iter().rev().filter_map(|stored| {
+                    Some(LastPacket {
+                        source: stored.message.source,
+                        position: stored.position,
+                        packet: StoredPacket::of(&stored.message)?,
+                    })
+                }));
             }
         }
         packets.reverse();

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 use bedside_agent::clock;
 use bedside_agent::config::Encryption;
 use bedside_agent::forward::Fate;
+use bedside_agent::ingest::StoredPacket;
 use bedside_agent::message::{
     AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
 };
@@ -141,10 +142,15 @@ impl<'a> Life<'a> {
 
     /// What was stored before the cut and is sent again is acknowledged and not stored again, as the sources do.
     fn recognise(&mut self, found: &Recovered) {
-        let known: BTreeMap<u64, Position> =
-            found.resume.iter().map(|m| (serial_of(m), m.position)).collect();
+        let known: BTreeMap<u64, Position> = found
+            .resume
+            .iter()
+            .map(|last| (last.packet.hash, last.position))
+            .collect();
         for serial in self.world.open.clone() {
-            if let Some(at) = known.get(&serial) {
+            let hash =
+                StoredPacket::of(&message(serial, true, self.world.now_us).0).map(|packet| packet.hash);
+            if let Some(at) = hash.and_then(|hash| known.get(&hash)) {
                 self.world.stored_at.insert(serial, *at);
                 self.acknowledge(serial);
             } else {
