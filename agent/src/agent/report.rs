@@ -119,9 +119,12 @@ impl Agent {
         let stored = self
             .pipeline
             .store
-            .call(|store| Ok((store.size(), store.statistics(), store.ledger()?)))
+            .call(|store| {
+                let aside = store.set_aside_bytes();
+                Ok((store.size(), store.statistics(), store.ledger()?, aside))
+            })
             .await;
-        let (bytes, statistics, ledger) = stored.unwrap_or_default();
+        let (bytes, statistics, ledger, set_aside_bytes) = stored.unwrap_or_default();
         let dead_letters = self.pipeline.outbox.borrow().letters_by_cause();
         let store = StoreState {
             id: self.store_id.to_string(),
@@ -132,6 +135,8 @@ impl Agent {
             check: self.pipeline.check.borrow().clone(),
             damaged: self.pipeline.outbox.borrow().damaged(),
             encrypted: self.config.store.encryption != Encryption::Off,
+            salvages: self.pipeline.former.states.borrow().clone(),
+            set_aside_bytes,
             outlook: self.pipeline.bounds.forecast.borrow().outlook(),
             wear: WearState {
                 process_written_bytes: wear::process_written_bytes(),
@@ -160,7 +165,7 @@ impl Agent {
                 .map(|(count, reason)| format!("{count}: {reason}"))
                 .collect(),
         };
-        judge(&mut status);
+        judge(&mut status, clock::wall().ticks());
         status
     }
 
@@ -284,7 +289,7 @@ impl Agent {
 }
 
 /// Health and what needs attention, from the rest of the status.
-fn judge(status: &mut Status) {
+fn judge(status: &mut Status, now: i64) {
     let mut problems = Vec::new();
     let mut health = "ok";
     if let Some(trouble) = &status.store.trouble {
@@ -310,6 +315,14 @@ fn judge(status: &mut Status) {
              up: look why the destinations do not take them, or raise [store] max_bytes",
             seconds.div_ceil(3600)
         ));
+    }
+    for salvaged in status
+        .store
+        .salvages
+        .iter()
+        .filter(|salvaged| salvaged.concerns(now))
+    {
+        problems.push(format!("store: a damaged one was set aside: {}", salvaged.text()));
     }
     if status.store.wear.exceeded {
         problems.push(format!(

@@ -83,6 +83,10 @@ impl Surroundings for Service {
         RealSurroundings.store_worker()
     }
 
+    fn salvage_reader(&self) -> std::io::Result<Worker> {
+        RealSurroundings.salvage_reader()
+    }
+
     fn pack_reader(&self) -> std::io::Result<(Worker, Notice)> {
         RealSurroundings.pack_reader()
     }

@@ -1,26 +1,28 @@
-//! `bedside-agent store`: look for damage, show how full it is, erase it.
+//! `bedside-agent store`: look for damage, salvage what was set aside, show how full it is, erase it.
 
 use super::{DEFAULT_CONFIG, service};
 use crate::agent::store_folder;
 use crate::config::{self, Config, Encryption, SecretRef};
 use crate::control::Question;
+use crate::store::salvage::State;
 use crate::store::{Store, vault::wipe::wipe};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Check the store for damage, show its figures, or erase it.
+/// Check the store for damage, salvage a damaged one, show its figures, or erase it.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   bedside-agent store check                         exit code 1 when something is damaged
   bedside-agent store stats --json | jq .bytes
+  bedside-agent store salvage                       what came of damaged stores that were set aside
   sudo systemctl stop bedside-agent && sudo bedside-agent store wipe --yes-erase-all-readings
 
-`check` and `stats` ask the running service, or open its store while it is down. `wipe` wants it down.")]
+The service salvages a damaged store by itself. `check`, `stats` and `salvage` ask the running service, or open its store while it is down. `wipe` wants it down.")]
 pub struct StoreCommand {
     #[command(subcommand)]
     action: Action,
@@ -38,6 +40,11 @@ enum Action {
         /// Print the answer as JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// What was salvaged of damaged stores that were set aside; while the service is down, go on with it.
+    Salvage {
+        /// This file instead of all `store.db.damaged-*` beside the store.
+        file: Option<PathBuf>,
     },
     /// Erase the store: its key first, then its files. What was not sent is lost.
     Wipe {
@@ -61,6 +68,7 @@ impl StoreCommand {
                 let text = if *json { format!("{stats}\n") } else { show(&stats) };
                 (text, ExitCode::SUCCESS)
             }
+            Action::Salvage { file } => salvage(&config, file.as_deref())?,
             Action::Wipe { .. } => (erase(&config)?, ExitCode::SUCCESS),
         };
         super::print(&text)?;
@@ -142,6 +150,8 @@ fn stats(config: &Config) -> anyhow::Result<Value> {
         "first_message": outline.first().map(|s| s.first),
         "last_message": outline.last().map(|s| s.end.saturating_sub(1)),
         "encrypted": store.is_encrypted(),
+        "set_aside_bytes": store.set_aside_bytes(),
+        "salvages": store.salvages()?,
     }))
 }
 
@@ -153,10 +163,57 @@ fn show(stats: &Value) -> String {
         .flatten()
         .filter(|(_, value)| !value.is_null())
     {
+        if name == "salvages" {
+            for state in salvaged(value) {
+                let _ = writeln!(text, "{:<28} {}", "salvage", state.text());
+            }
+            continue;
+        }
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let _ = writeln!(text, "{name:<28} {value}");
     }
     text
+}
+
+fn salvaged(states: &Value) -> Vec<State> {
+    serde_json::from_value(states.clone()).unwrap_or_default()
+}
+
+fn salvage(config: &Config, file: Option<&Path>) -> anyhow::Result<(String, ExitCode)> {
+    let states = match running(config)? {
+        Some(store) if file.is_none() => salvaged(store.get("salvages").unwrap_or(&Value::Null)),
+        Some(_) => anyhow::bail!(
+            "the service is running: it salvages every file beside its store at its start; put the file there as \
+             store.db.damaged-NAME and restart it, or stop it first"
+        ),
+        None => {
+            let mut store = open(config)?;
+            let encryption = &config.store.encryption;
+            let salvages = match file {
+                Some(file) => store.begin_salvage(file, encryption)?.into_iter().collect(),
+                None => store.begin_salvages(&store_folder(config), encryption)?,
+            };
+            for mut salvage in salvages {
+                while store.salvage_step(&mut salvage, encryption)? {}
+                salvage.write_report()?;
+            }
+            store.salvages()?
+        }
+    };
+    let mut text = String::new();
+    for state in &states {
+        let _ = writeln!(text, "{}", state.text());
+        if state.lost > 0 {
+            text.push_str("  what is lost is in the ledger and in the report beside the file\n");
+        }
+    }
+    if states.is_empty() {
+        text.push_str("no store was set aside\n");
+    }
+    let good = states
+        .iter()
+        .all(|state| state.waits.is_none() && state.lost == 0);
+    Ok((text, code(good)))
 }
 
 fn erase(config: &Config) -> anyhow::Result<String> {

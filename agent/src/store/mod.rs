@@ -24,7 +24,8 @@
 //! 6. **A damaged file never keeps the agent from starting**: it is set aside under a dated name, the new one has a new
 //!    store id (event ids stay unique), and the ledger says so (test
 //!    `a_damaged_file_is_set_aside_and_the_new_store_has_a_new_id`).
-//! 7. **One owner**: the file is locked for the life of the process (test `one_owner`).
+//! 7. **One owner**: folder and file are locked for the life of the process, the folder before anything is looked at or set
+//!    aside (test `one_owner`; the whole program: `a_second_agent_says_who_has_the_store_and_leaves_it_alone`).
 //! 8. **A message that ended the process is isolated** (`isolation.rs`): it becomes a dead letter that is not read again,
 //!    and so do the copies that the sender repeats because the end came before the acknowledgement (test
 //!    `a_message_whose_mark_is_found_is_remembered_as_long_as_the_journal_holds_it`).
@@ -198,6 +199,8 @@ pub struct Store {
     pub(crate) connection: Connection,
     /// Id of the store.
     pub(crate) id: String,
+    /// Holds the lock of the folder.
+    owner: Option<std::fs::File>,
     /// Set while the files are closed.
     closed: Option<reopen::Closed>,
     pub(crate) codec: Codec,

@@ -33,6 +33,13 @@ impl Store {
     /// [`StoreError::Locked`], [`StoreError::Newer`], [`StoreError::Key`], or a disk that cannot be used.
     pub fn open_with(folder: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         std::fs::create_dir_all(folder)?;
+        let owner = own(folder)?;
+        let (mut store, recovered) = Store::open_owned(folder, encryption)?;
+        store.owner = owner;
+        Ok((store, recovered))
+    }
+
+    fn open_owned(folder: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         let file = folder.join("store.db");
         let opened = match needs_no_look(&file)? {
             Some(reason) => Err(reason),
@@ -147,6 +154,7 @@ impl Store {
         Ok(Store {
             connection,
             id: String::new(),
+            owner: None,
             closed: None,
             codec: Codec::new(vault)?,
             segments,
@@ -192,6 +200,17 @@ impl Store {
             params![boot, monotonic_us as i64, wall],
         )?;
         Ok(())
+    }
+}
+
+/// The lock of the folder: SQLite's own goes with the file, and is not there yet while a file is looked at or set aside. None
+/// on a file system that has no such locks.
+fn own(folder: &Path) -> Result<Option<std::fs::File>, StoreError> {
+    let handle = std::fs::File::open(folder)?;
+    match rustix::fs::flock(&handle, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(handle)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Locked(folder.to_owned())),
+        Err(_) => Ok(None),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::errors::ErrorRecord;
 use crate::bounds::Outlook;
+use crate::store::salvage::State as Salvaged;
 use crate::store::{DeadLetterSummary, Statistics, Trouble};
 use crate::wear::WearState;
 use serde::Serialize;
@@ -214,6 +215,10 @@ pub struct StoreState {
     pub damaged: u64,
     /// Whether payloads and identifiers are sealed at rest.
     pub encrypted: bool,
+    /// What was salvaged of damaged stores that were set aside.
+    pub salvages: Vec<Salvaged>,
+    /// Bytes of their files.
+    pub set_aside_bytes: u64,
     /// How full it is, and for how long that goes on.
     #[serde(flatten)]
     pub outlook: Outlook,

@@ -62,7 +62,7 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's, of this store.
-    pub(in crate::store) fn begin_salvages(
+    pub fn begin_salvages(
         &mut self,
         folder: &Path,
         encryption: &Encryption,

@@ -2,7 +2,9 @@
 
 use super::super::{Store, StoreError};
 use super::runs::{self, Run};
-use super::{Stage, State};
+use super::{Salvage, Stage, State, Step};
+use crate::clock;
+use crate::config::Encryption;
 use crate::message::{Message, Position, RevisionId};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::sync::Arc;
@@ -94,6 +96,34 @@ pub struct Stored {
 }
 
 impl Store {
+    /// Does one step of a salvage, with the commit that it needs, for a command while the service is down; says whether
+    /// there is more.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the same call may be made again.
+    pub fn salvage_step(
+        &mut self,
+        salvage: &mut Salvage,
+        encryption: &Encryption,
+    ) -> Result<bool, StoreError> {
+        match salvage.step() {
+            Step::Looking => {}
+            Step::Names => {
+                salvage.find_key(encryption)?;
+                self.adopt_salvage(salvage)?;
+            }
+            Step::Portion(portion) => {
+                // Without the packs of then a message waits for those that its source gets.
+                let none = |_: &Message| RevisionId(0);
+                let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
+                let stored = self.append_salvaged(&portion, none, now_us, wall)?;
+                salvage.committed(stored.state);
+            }
+            Step::Nothing => return Ok(false),
+        }
+        Ok(true)
+    }
+
     /// Commits a portion: its messages, where they came from, and how far the former store was gone through, in one
     /// transaction. `current` says which packs a message gets whose own are not known any more. When it returns, all of it
     /// survives a power cut.

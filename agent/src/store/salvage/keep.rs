@@ -4,12 +4,10 @@ use super::super::open::collect;
 use super::super::set_aside::beside;
 use super::super::{Store, StoreError};
 use super::adopt::set_aside_files;
-use super::{Salvage, Stage, State};
+use super::{EVIDENCE, Salvage, Stage, State};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 
-/// How long a file stays as evidence: a week in ticks of 100 ns.
-const EVIDENCE: i64 = 7 * 86_400 * 10_000_000;
 /// Part of `max_bytes` that evidence may take.
 const EVIDENCE_SHARE: u64 = 8;
 
@@ -91,12 +89,13 @@ impl Store {
 
     /// What is left of `max_bytes` beside set-aside files: they take up to half of it.
     pub fn limit_beside_former(&self, max_bytes: u64) -> u64 {
-        let files = self
-            .folder()
-            .and_then(|folder| set_aside_files(&folder).ok())
-            .unwrap_or_default();
-        let bytes: u64 = files.iter().map(|file| bytes_of(file)).sum();
-        max_bytes - bytes.min(max_bytes / 2)
+        max_bytes - self.set_aside_bytes().min(max_bytes / 2)
+    }
+
+    /// Bytes of files that were set aside.
+    pub fn set_aside_bytes(&self) -> u64 {
+        let files = self.folder().and_then(|folder| set_aside_files(&folder).ok());
+        files.unwrap_or_default().iter().map(|file| bytes_of(file)).sum()
     }
 
     /// Removes set-aside files whose salvage is over and whose time or room is: `wall` is the trusted time, and `short`

@@ -47,6 +47,9 @@ use std::fmt::Write as _;
 /// Batches that are known by their place at a time: a few megabytes. What is behind them is found by another pass.
 const INDEX: usize = 50_000;
 
+/// How long a file stays as evidence: a week in ticks of 100 ns.
+const EVIDENCE: i64 = 7 * 86_400 * 10_000_000;
+
 /// How far a salvage is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -133,6 +136,12 @@ impl State {
         self.missing
             .iter()
             .any(|name| name == "association" || name == "sqlite_schema")
+    }
+
+    /// Whether an operator should know of it now: it is under way, or something was lost within the last week.
+    pub fn concerns(&self, now: i64) -> bool {
+        let is_new = self.finished.is_none_or(|then| now - then < EVIDENCE);
+        !self.settled || (self.lost > 0 || self.lost_associations() || self.waits.is_some()) && is_new
     }
 
     /// The report that lies beside the file.
