@@ -12,15 +12,21 @@
     reason = "the one file that may ask the system for time; all others ask this one"
 )]
 
+mod trust;
+
 use crate::config::ClockTrust;
 use embassy_time_driver::Driver;
 use iomt_mapping::Timestamp;
-use std::cell::RefCell;
+use iomt_mapping::time::TICKS_PER_SECOND;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::task::Waker;
+use trust::Evidence;
+
+/// How long an answer of the real-time clock is used: microseconds.
+const RTC_VALID_US: u64 = 20_000_000;
 
 /// Identity of a waker, so that a task that waits again replaces its earlier deadline.
 type WakerKey = (usize, usize);
@@ -159,6 +165,7 @@ struct Simulation {
 
 thread_local! {
     static SIMULATION: RefCell<Option<Rc<RefCell<Simulation>>>> = const { RefCell::new(None) };
+    static SIMULATED_BOOT: Cell<u128> = const { Cell::new(1) };
 }
 
 fn simulated<T>(read: impl FnOnce(&mut Simulation) -> T) -> Option<T> {
@@ -186,23 +193,44 @@ pub fn wall() -> Timestamp {
     Timestamp::from_ticks(ticks).unwrap_or(Timestamp::MIN)
 }
 
-/// File that systemd-timesyncd makes once the clock is synchronised (readable under the unit's filter, where
-/// `adjtimex` is not).
-const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
-
-/// The first day on which this program could exist; a clock before it is wrong whatever anybody says.
-const NOT_BEFORE: i64 = 1_760_000_000 * 10_000_000;
-
 /// Whether the wall clock can be trusted now.
 pub fn is_trusted(trust: ClockTrust) -> bool {
     if let Some(trusted) = simulated(|clock| clock.trusted) {
         return trusted;
     }
-    match trust {
-        ClockTrust::Always => true,
-        ClockTrust::Rtc => wall().ticks() >= NOT_BEFORE,
-        ClockTrust::Ntp => wall().ticks() >= NOT_BEFORE && Path::new(TIMESYNC).exists(),
+    let evidence = Evidence {
+        wall: wall().ticks().div_euclid(TICKS_PER_SECOND),
+        synchronized: trust == ClockTrust::Ntp && trust::is_synchronized(),
+        rtc: if trust == ClockTrust::Rtc { rtc() } else { None },
+    };
+    trust::judge(trust, evidence)
+}
+
+/// The real-time clock, asked a few times a minute at most: it sits behind a slow bus.
+fn rtc() -> Option<i64> {
+    static SEEN: Mutex<Option<(u64, Option<i64>)>> = Mutex::new(None);
+    let mut seen = SEEN.lock().ok()?;
+    let now_us = monotonic_us();
+    match *seen {
+        Some((at_us, shown)) if now_us.saturating_sub(at_us) < RTC_VALID_US => {
+            let passed = now_us.saturating_sub(at_us) / 1_000_000;
+            shown.map(|shown| shown.saturating_add_unsigned(passed))
+        }
+        _ => {
+            let shown = trust::real_time_clock();
+            *seen = Some((now_us, shown));
+            shown
+        }
     }
+}
+
+/// Seconds since a time server was heard last; none when there is no sign of one.
+pub fn synchronized_seconds() -> Option<u64> {
+    if simulated(|_| ()).is_some() {
+        return None;
+    }
+    let now = wall().ticks().div_euclid(TICKS_PER_SECOND);
+    Some(u64::try_from(now - trust::synchronized_at()?).unwrap_or(0))
 }
 
 /// Holds the calling thread for this long, in real time: proofs that need a slow medium.
@@ -215,7 +243,7 @@ pub fn block(duration: std::time::Duration) {
 /// from the kernel.
 pub fn boot_id() -> String {
     if simulated(|_| ()).is_some() {
-        return "00000000000000000000000000000001".to_owned();
+        return format!("{:032x}", SIMULATED_BOOT.get());
     }
     static BOOT: OnceLock<String> = OnceLock::new();
     BOOT.get_or_init(|| {
@@ -258,6 +286,11 @@ pub fn simulate_wall_jump(ticks: i64) {
 /// Sets whether the simulated wall clock can be trusted.
 pub fn simulate_trust(trusted: bool) {
     simulated(|clock| clock.trusted = trusted);
+}
+
+/// The next simulation of this thread is another boot than the one before.
+pub fn simulate_reboot() {
+    SIMULATED_BOOT.set(SIMULATED_BOOT.get() + 1);
 }
 
 /// Runs `future` on this thread in virtual time that begins at `start`; returns its result and the microseconds that

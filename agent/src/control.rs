@@ -4,6 +4,7 @@
 
 use crate::associations::Command;
 use crate::dead_letters::LetterQuestion;
+use crate::timekeeping::undated::ClockCommand;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -26,6 +27,11 @@ pub enum Question {
     Associate {
         /// What is entered.
         entry: Command,
+    },
+    /// Readings that nobody can date without the operator.
+    Clock {
+        /// What is asked or said about them.
+        entry: ClockCommand,
     },
 }
 

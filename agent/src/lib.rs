@@ -30,6 +30,7 @@ pub mod sabotage;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;
+pub mod timekeeping;
 pub mod wear;
 pub mod web;
 pub mod worker;

@@ -3,7 +3,7 @@
 //! All packs of the source are tried; where two give the same type for one message the first in name order wins and the
 //! other is counted as shadowed. A panic inside an evaluation is caught and becomes a dead letter of that message alone.
 
-use crate::forward::GroupKey;
+use crate::forward::{Fate, GIVEN_UP, GroupKey};
 use crate::ingest::payload;
 use crate::message::{PayloadKind, RevisionId, Stamp, StoredMessage};
 use crate::packs::{Pack, PackSet};
@@ -38,8 +38,50 @@ pub struct Match {
     pub pack: Arc<Pack>,
     /// What was measured.
     pub measurement: Arc<Measurement>,
-    /// Its time is the gateway's, and that clock could not be trusted: it must not be sent before it can be dated.
-    pub held: bool,
+    /// Why it cannot be sent as it is; none when it can.
+    pub hold: Option<Hold>,
+}
+
+/// Why a reading cannot be sent: nobody can say when it was taken.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hold {
+    /// Not yet.
+    Waiting(ErrorRecord),
+    /// Never.
+    Dead(ErrorRecord),
+}
+
+impl Hold {
+    /// What becomes of the reading at every destination.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Hold::Waiting(error) => Fate::Waiting(error.clone()),
+            Hold::Dead(error) => Fate::Dead(error.clone()),
+        }
+    }
+}
+
+/// Names of what readings wait for while nobody can date them.
+pub const UNDATED: [&str; 2] = ["ClockNotSynchronized", "ClockNeverSet"];
+
+/// Why a message of this boot has no receive time, and what helps.
+fn undated(stamp: &Stamp, dating: &[Dating]) -> Hold {
+    match dating.iter().find(|d| d.boot == stamp.boot) {
+        Some(boot) if boot.given_up => Hold::Dead(ErrorRecord::new(
+            GIVEN_UP,
+            "given up by the operator: nobody can say when the readings were taken (`clock give-up`)",
+        )),
+        Some(boot) if boot.is_current => Hold::Waiting(ErrorRecord::new(
+            "ClockNotSynchronized",
+            "the reading has no time of its own and the gateway's clock is not synchronised: it is dated and sent when the \
+             clock is right (look at `timedatectl`)",
+        )),
+        _ => Hold::Waiting(ErrorRecord::new(
+            "ClockNeverSet",
+            "the reading has no time of its own, and the gateway was started anew before its clock was set: nobody knows when \
+             it came; date it with `bedside-agent clock date`, or give it up with `bedside-agent clock give-up`",
+        )),
+    }
 }
 
 /// What a message became.
@@ -73,9 +115,9 @@ impl Normalized {
         }
     }
 
-    /// Whether any measurement waits for the clock.
+    /// Whether what becomes of any measurement may still change.
     pub fn any_held(&self) -> bool {
-        self.matches.iter().any(|m| m.held)
+        self.matches.iter().any(|m| m.hold.is_some())
     }
 }
 
@@ -112,14 +154,31 @@ pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating]) -> 
     let (received, known) = receive_time(&stored.message.stamp, dating);
     let mut result = evaluate(stored, packs, received);
     if !known && !result.matches.is_empty() {
-        // Whatever changes with the receive time took its time from the gateway.
-        let later = received.plus_ticks(3_600 * 10_000_000).unwrap_or(received);
+        // Whatever changes with the receive time took something of it.
+        let later = another_time(received);
         let other = evaluate(stored, packs, later);
-        for (one, two) in result.matches.iter_mut().zip(&other.matches) {
-            one.held = one.measurement.occurrence_time != two.measurement.occurrence_time;
+        let same_matches = result.matches.len() == other.matches.len();
+        let mut others = other.matches.iter();
+        for one in &mut result.matches {
+            let same = others
+                .next()
+                .is_some_and(|two| one.measurement == two.measurement);
+            if !(same && same_matches) {
+                one.hold = Some(undated(&stored.message.stamp, dating));
+            }
         }
     }
     result
+}
+
+/// A time that has nothing in common with `time`: neither year, month, day, day of the week, hour, minute, second nor
+/// fraction. A mapping may take any of them from the gateway (the date, to a time of day that the device sends).
+fn another_time(time: Timestamp) -> Timestamp {
+    const DAYS: i64 = 398;
+    let forward = (DAYS * 86_400 + 3_600 + 60 + 1) * 10_000_000 + 1_111_111;
+    time.plus_ticks(forward)
+        .or_else(|| time.plus_ticks(-forward))
+        .unwrap_or(time)
 }
 
 fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
@@ -200,7 +259,7 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
             number: number as u32,
             pack,
             measurement,
-            held: false,
+            hold: None,
         })
     });
     Normalized {

@@ -9,10 +9,11 @@ use crate::corrections::Corrections;
 use crate::former::FormerStores;
 use crate::ingest::payload::memory::Learnt;
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
-use crate::normalize::Normalized;
+use crate::normalize::{Normalized, UNDATED};
 use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
 use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle, Trouble};
+use crate::timekeeping::ClockWatch;
 use crate::wear::Governor;
 use iomt_mapping::pack_options::Priority;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -273,6 +274,8 @@ pub struct Pipeline {
     pub associations: Rc<RefCell<Book>>,
     /// What an association that came afterwards makes wrong.
     pub corrections: RefCell<Corrections>,
+    /// What the wall clock does.
+    pub clock: RefCell<ClockWatch>,
     /// What dates messages of an untrusted clock.
     pub dating: RefCell<Vec<Dating>>,
     /// Position of the next message.
@@ -455,6 +458,31 @@ impl Pipeline {
             "the store is damaged ({reason}): the next start sets it aside and goes on with a new one"
         ));
         self.ending.notify_one();
+    }
+
+    /// Whether messages of this boot can be dated, however they are stamped.
+    pub fn has_reference(&self) -> bool {
+        let dating = self.dating.borrow();
+        dating
+            .iter()
+            .any(|d| d.boot == self.boot && d.reference.is_some())
+    }
+
+    /// Dates messages of a boot by this moment, which the store has: readings that waited for it are tried.
+    pub fn take_reference(&self, boot: u32, reference: (u64, i64)) {
+        for dating in self.dating.borrow_mut().iter_mut().filter(|d| d.boot == boot) {
+            dating.reference = Some(reference);
+        }
+        self.wake_undated();
+    }
+
+    /// Tries readings that could not be dated.
+    pub fn wake_undated(&self) {
+        let now_us = clock::monotonic_us();
+        for name in UNDATED {
+            self.outbox.borrow_mut().wake_waiting(name, now_us);
+        }
+        self.normalized.notify_waiters();
     }
 
     /// Notes that a loop is alive.

@@ -8,11 +8,10 @@ use crate::former::FormerStores;
 use crate::forward::{Destinations, GroupKey};
 use crate::group;
 use crate::message::{Position, RevisionId, SourceId};
-use crate::normalize::{Match, Normalized};
+use crate::normalize::{Hold, Match, Normalized};
 use crate::pipeline::{Entry, Pipeline};
 use crate::store::outbox::Outbox;
 use crate::store::{DeadLetter, StoreError};
-use crate::telemetry::errors::ErrorRecord;
 use embassy_time::{Duration, Timer, with_timeout};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -224,12 +223,10 @@ pub(crate) fn add_match(
             counters.delivered += 1;
             continue;
         }
-        if found.held {
-            let error = ErrorRecord::new(
-                "ClockNotSynchronized",
-                "the reading has no time of its own and the gateway's clock is not synchronised: it is dated and sent when \
-                 the clock is right (look at `timedatectl`)",
-            );
+        if let Some(hold) = &found.hold {
+            // A pass gives it its fate, now or when that can change.
+            let (Hold::Waiting(error) | Hold::Dead(error)) = hold;
+            let error = error.clone();
             outbox.add_waiting(
                 destination.id,
                 series,

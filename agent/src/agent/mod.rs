@@ -247,6 +247,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         packs: RefCell::new(PackBook::restore(&recovered.revisions)),
         associations: Rc::default(),
         corrections: RefCell::default(),
+        clock: RefCell::default(),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),
@@ -529,6 +530,9 @@ pub(crate) fn kind_of(source: &SourceConfig) -> &'static str {
     }
 }
 
+#[cfg(test)]
+#[cfg(feature = "demo")]
+mod simulated_clock;
 #[cfg(test)]
 #[cfg(feature = "demo")]
 mod simulated_day;

@@ -9,6 +9,7 @@ use crate::forward::Destinations;
 use crate::normalize::receive_time;
 use crate::telemetry::metrics;
 use crate::telemetry::status::{DestinationState, PackState, SourceState, Status, StoreState, Summary};
+use crate::timekeeping::{seconds, undated};
 use crate::wear::{self, Emmc, WearState};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,6 +31,10 @@ pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inqui
             Question::DeadLetters(question) => agent.dead_letters(&question).await,
             Question::Associations => agent.associations().to_string(),
             Question::Associate { entry } => match agent.associate(&entry).await {
+                Ok(done) => done.to_string(),
+                Err(error) => serde_json::json!({ "error": error }).to_string(),
+            },
+            Question::Clock { entry: command } => match undated::answer(&agent.pipeline, &command).await {
                 Ok(done) => done.to_string(),
                 Err(error) => serde_json::json!({ "error": error }).to_string(),
             },
@@ -152,6 +157,14 @@ impl Agent {
             uptime_seconds: self.started.elapsed().as_secs(),
             time: clock::wall().to_string(),
             clock_trusted,
+            clock_synchronized_seconds: clock::synchronized_seconds(),
+            clock_jumps: self.pipeline.clock.borrow().jumps,
+            clock_moved_seconds: self
+                .pipeline
+                .clock
+                .borrow()
+                .recent_jump(clock::monotonic_us())
+                .map(seconds),
             health: "ok",
             problems: Vec::new(),
             summary: self.summary_of(&destinations),
@@ -381,6 +394,12 @@ fn judge(status: &mut Status, now: i64) {
         if let Some(problem) = &pack.problem {
             problems.push(format!("mapping pack {}: {problem}", pack.name));
         }
+    }
+    if let Some(moved) = &status.clock_moved_seconds {
+        problems.push(format!(
+            "the wall clock was moved by {moved} s within the last hour although it was trusted: readings without a time of their \
+             own before and after do not fit together"
+        ));
     }
     if !status.clock_trusted {
         problems.push(

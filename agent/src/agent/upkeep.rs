@@ -81,33 +81,43 @@ async fn take_packs(
     }
 }
 
-/// Looks at the clock every second: once it can be trusted, messages of this boot are dated by their distance to now.
+/// Looks at the clock every second: once it can be trusted, messages of this boot are dated by their distance to now, and
+/// readings that waited for that are sent. Jumps are noticed.
 pub(super) async fn clock_loop(agent: Rc<Agent>) {
     let pipeline = &agent.pipeline;
     let mut trusted = false;
     loop {
         pipeline.beat("clock");
+        let (now_us, wall) = (clock::monotonic_us(), clock::wall().ticks());
         let now = clock::is_trusted(pipeline.trust);
-        if now && !trusted {
-            let (boot, monotonic_us, wall) = (pipeline.boot, clock::monotonic_us(), clock::wall().ticks());
-            for dating in pipeline.dating.borrow_mut().iter_mut().filter(|d| d.boot == boot) {
-                dating.reference = Some((monotonic_us, wall));
-            }
+        let jump = pipeline.clock.borrow_mut().look(now, now_us, wall);
+        if let Some(ticks) = jump {
+            tracing::warn!(
+                "the wall clock was moved by {} s: readings without a time of their own that came before and after are that \
+                 far apart",
+                crate::timekeeping::seconds(ticks)
+            );
+        }
+        if now && !pipeline.has_reference() {
+            // On the disk before anything is dated by it: the same reading gets the same time after a restart too.
+            let boot = pipeline.boot;
             let stored = pipeline
                 .store
-                .call(move |store| store.set_reference(boot, monotonic_us, wall))
+                .call(move |store| store.set_reference(boot, now_us, wall))
                 .await;
-            if let Err(error) = stored {
-                tracing::warn!("{error}; readings of this boot cannot be dated after a restart");
+            match stored {
+                Ok(reference) => pipeline.take_reference(boot, reference),
+                Err(error) => {
+                    tracing::warn!(
+                        "{error}; readings that wait for the clock are not dated yet, trying again"
+                    );
+                }
             }
-            pipeline
-                .outbox
-                .borrow_mut()
-                .wake_waiting("ClockNotSynchronized", clock::monotonic_us());
-            pipeline.normalized.notify_waiters();
-        } else if !now && trusted {
+        }
+        if !now && trusted {
             tracing::warn!(
-                "the wall clock is not trusted any more: readings without a time of their own are held"
+                "the wall clock is not trusted any more: readings without a time of their own are dated by the time that \
+                 has passed since it was"
             );
         }
         trusted = now;

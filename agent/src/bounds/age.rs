@@ -58,7 +58,7 @@ pub async fn tend(pipeline: &Pipeline) -> Result<(), StoreError> {
     let (outline, limit) = pipeline
         .store
         .call(move |store| {
-            if trusted {
+            if steady {
                 store.expire_sent_periods(wall)?;
             }
             let max_bytes = store.limit_beside_former(max_bytes);
@@ -73,7 +73,7 @@ pub async fn tend(pipeline: &Pipeline) -> Result<(), StoreError> {
         })
         .await?;
     pipeline.bounds.limit.set(limit);
-    if trusted {
+    if steady {
         forget_old_unmatched(pipeline, wall - settings.unmatched_keep);
     }
     forget_many_unmatched(pipeline, &outline, limit / 10);

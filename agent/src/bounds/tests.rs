@@ -69,6 +69,7 @@ fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
         packs: RefCell::new(book),
         associations: Rc::default(),
         corrections: RefCell::default(),
+        clock: RefCell::default(),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),

@@ -1,6 +1,6 @@
 //! `bedside-agent association`: what the operator says about who has which device.
 
-mod time;
+pub(super) mod time;
 
 use super::Format;
 use super::service::socket as find_socket;

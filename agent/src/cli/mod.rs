@@ -3,6 +3,7 @@
 
 pub mod association;
 pub mod check;
+pub mod clock;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -61,6 +62,7 @@ enum Command {
     Status(status::Status),
     Association(association::Association),
     Check(check::Check),
+    Clock(clock::Clock),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     Map(map::Map),
@@ -92,6 +94,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Association(association) => association.run(),
             Command::Check(check) => check.run(),
+            Command::Clock(clock) => clock.run(),
             Command::Map(map) => map.run(),
             Command::Mappings(mappings) => mappings.run(),
             Command::DeadLetters(letters) => letters.run(),

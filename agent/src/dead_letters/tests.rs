@@ -88,6 +88,7 @@ impl Ward {
             packs: RefCell::new(book),
             associations: Rc::default(),
             corrections: RefCell::default(),
+            clock: RefCell::default(),
             dating: RefCell::new(recovered.dating.clone()),
             head: Cell::new(recovered.next_position),
             committed: Notify::new(),

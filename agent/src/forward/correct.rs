@@ -170,7 +170,7 @@ pub async fn scan(
             let normalized = pipeline.normalized(entry, None).await?;
             let stamp = entry.stored.message.stamp;
             let of_device = |device: &str| device == &*change.device;
-            let matches = normalized.matches.iter().filter(|found| !found.held);
+            let matches = normalized.matches.iter().filter(|found| found.hold.is_none());
             for found in matches.filter(|found| of_device(&found.measurement.device_id)) {
                 let occurrence = found.measurement.occurrence_time.ticks();
                 let taken = if stamp.trusted {

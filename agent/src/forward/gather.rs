@@ -1,6 +1,6 @@
 //! Which readings a pass needs, and where they gather until their group is complete.
 
-use super::GroupReading;
+use super::{Fate, GroupReading};
 use crate::message::{Position, RevisionId};
 use crate::normalize::Match;
 use crate::packs::Pack;
@@ -30,7 +30,8 @@ pub(super) struct Gathering {
     /// All its readings become one Observation.
     pub(super) is_period: bool,
     pub(super) readings: Vec<Gathered>,
-    pub(super) held: Vec<(Position, u32, Rc<Entry>)>,
+    /// Those whose fate is known without the destination.
+    pub(super) held: Vec<(Position, u32, Rc<Entry>, Fate)>,
 }
 
 /// All rows of a pass.
@@ -130,8 +131,9 @@ impl Gatherings {
             self.weighed = position;
             self.bytes += entry.weight();
         }
-        if found.held {
-            row.held.push((position, found.number, Rc::clone(entry)));
+        if let Some(hold) = &found.hold {
+            row.held
+                .push((position, found.number, Rc::clone(entry), hold.fate()));
             return;
         }
         self.count += 1;

@@ -81,6 +81,9 @@ pub struct Group {
     pub readings: Vec<GroupReading>,
 }
 
+/// Name of the error of readings that the operator has given up: they are lost, and no dead letters.
+pub const GIVEN_UP: &str = "GivenUpByOperator";
+
 /// What became of a reading.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fate {

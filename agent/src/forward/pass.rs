@@ -463,12 +463,7 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
             continue;
         };
         covered.insert(id, reached.min(row.last));
-        for (position, match_number, entry) in row.held.drain(..) {
-            let error = ErrorRecord::new(
-                "ClockNotSynchronized",
-                "the reading is dated when the clock is right",
-            );
-            let fate = Fate::Waiting(error);
+        for (position, match_number, entry, fate) in row.held.drain(..) {
             settled.push(Settled {
                 row: id,
                 position,

@@ -190,14 +190,37 @@ impl Store {
         Ok(number_of(&self.connection, "destination", name)?)
     }
 
-    /// Notes a moment at which the wall clock could be trusted, so that readings of this boot can be dated.
+    /// Notes a moment at which the wall clock could be trusted, so that readings of that boot can be dated. The first one
+    /// stays; returns the one that holds.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn set_reference(&mut self, boot: u32, monotonic_us: u64, wall: i64) -> Result<(), StoreError> {
+    pub fn set_reference(
+        &mut self,
+        boot: u32,
+        monotonic_us: u64,
+        wall: i64,
+    ) -> Result<(u64, i64), StoreError> {
         self.connection.execute(
-            "UPDATE boot SET reference_us = ?2, reference_wall = ?3 WHERE id = ?1",
+            "UPDATE boot SET reference_us = ?2, reference_wall = ?3 WHERE id = ?1 AND reference_us IS NULL",
             params![boot, monotonic_us as i64, wall],
+        )?;
+        let holds = self.connection.query_row(
+            "SELECT reference_us, reference_wall FROM boot WHERE id = ?1",
+            [boot],
+            |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)),
+        )?;
+        Ok(holds)
+    }
+
+    /// Notes that the operator gives up readings of a boot that nobody can date.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn give_up_boot(&mut self, boot: u32, wall: i64) -> Result<(), StoreError> {
+        self.connection.execute(
+            "UPDATE boot SET given_up = ?2 WHERE id = ?1 AND reference_us IS NULL",
+            params![boot, wall],
         )?;
         Ok(())
     }

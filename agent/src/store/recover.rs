@@ -25,8 +25,13 @@ const RESUME_BATCHES: i64 = 64;
 pub struct Dating {
     /// Number of the boot.
     pub boot: u32,
-    /// Monotonic time in microseconds, and the trusted wall time then in ticks of 100 ns.
+    /// It is the boot that this process runs in: its reference may still come.
+    pub is_current: bool,
+    /// Monotonic time in microseconds, and the trusted wall time then in ticks of 100 ns. Once known it never changes, so
+    /// that a reading that was dated by it gets the same time whenever it is built again.
     pub reference: Option<(u64, i64)>,
+    /// The operator has given up readings of it that nobody can date.
+    pub given_up: bool,
 }
 
 /// A message that may come again: committed shortly before the end, so that its acknowledgement may not have arrived.
@@ -167,11 +172,14 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn dating(&self) -> Result<Vec<Dating>, StoreError> {
-        let sql = "SELECT id, reference_us, reference_wall FROM boot";
+        let sql = "SELECT id, reference_us, reference_wall, given_up IS NOT NULL, boot_id FROM boot";
+        let current = clock::boot_id();
         Ok(collect(&self.connection, sql, |row| {
             let reference: (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
             Ok(Dating {
                 boot: row.get(0)?,
+                is_current: row.get::<_, String>(4)? == current,
+                given_up: row.get(3)?,
                 reference: reference.0.map(|us| us as u64).zip(reference.1),
             })
         })?)

@@ -97,6 +97,12 @@ const MIGRATIONS: &[&str] = &[
     CREATE TRIGGER identity_boot AFTER INSERT ON boot BEGIN
         INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'boot/' || new.id, new.boot_id); END;
     ",
+    "
+    -- When the operator gave up readings of a boot that nobody can date: ticks of 100 ns.
+    ALTER TABLE boot ADD COLUMN given_up INTEGER;
+    -- How far clocks of devices are off, as measured, and from which message on.
+    CREATE TABLE device_clock (device TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the schema to the newest version.

@@ -177,6 +177,11 @@ pub fn render(status: &Status) -> String {
             "1 when the wall clock is trusted.",
             u64::from(status.clock_trusted),
         ),
+        (
+            "bedside_clock_jumps",
+            "Times that the trusted wall clock was moved since the start.",
+            status.clock_jumps,
+        ),
     ] {
         family(&mut page, name, "gauge", help);
         let _ = writeln!(page, "{name} {value}");

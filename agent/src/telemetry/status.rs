@@ -20,6 +20,12 @@ pub struct Status {
     pub time: String,
     /// Whether the wall clock is trusted.
     pub clock_trusted: bool,
+    /// Seconds since a time server was heard last; none when there is no sign of one.
+    pub clock_synchronized_seconds: Option<u64>,
+    /// How often the wall clock was moved since the start although it was trusted.
+    pub clock_jumps: u64,
+    /// By how many seconds it was moved, for an hour.
+    pub clock_moved_seconds: Option<String>,
     /// `ok`, `degraded` or `trouble`, with the reasons beside it.
     pub health: &'static str,
     /// What is wrong and what to do.

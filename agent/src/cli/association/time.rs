@@ -6,7 +6,7 @@ use iomt_mapping::Timestamp;
 ///
 /// # Errors
 /// How to write it.
-pub(super) fn parse(text: &str) -> Result<Timestamp, String> {
+pub(in crate::cli) fn parse(text: &str) -> Result<Timestamp, String> {
     let zoned: Result<jiff::Timestamp, _> = text.parse();
     let time = zoned.or_else(|_| format!("{text}Z").parse());
     time.ok()

@@ -1,7 +1,7 @@
 //! What became of the readings of a pass, taken into rows and counters.
 
 use super::{Outbox, Settled};
-use crate::forward::Fate;
+use crate::forward::{Fate, GIVEN_UP};
 use crate::message::Position;
 use crate::store::progress::{DeadLetter, Loss, Row};
 use crate::telemetry::errors::ErrorRecord;
@@ -65,6 +65,8 @@ impl Outbox {
         self.pending.any = true;
         let mut again = Vec::new();
         let mut waiting: Vec<(ErrorRecord, Vec<(Position, u32)>)> = Vec::new();
+        // Reason and places.
+        let mut given_up_now: Vec<(String, Vec<(Position, u32)>)> = Vec::new();
         let gone = outcomes.len() as u64;
         for outcome in outcomes {
             let place = (outcome.position, outcome.match_number);
@@ -72,6 +74,10 @@ impl Outbox {
                 Fate::Delivered => self.destination_mut(destination).delivered += 1,
                 Fate::Superseded => self.destination_mut(destination).superseded += 1,
                 Fate::Retry => again.push(place),
+                Fate::Dead(error) if error.name == GIVEN_UP => match given_up_now.last_mut() {
+                    Some((known, places)) if *known == error.text => places.push(place),
+                    _ => given_up_now.push((error.text, vec![place])),
+                },
                 Fate::Waiting(error) => {
                     match waiting.iter_mut().find(|(known, _)| known.is_same_cause(&error)) {
                         Some((_, places)) => places.push(place),
@@ -98,6 +104,9 @@ impl Outbox {
         }
         let tries = pending.tries + 1;
         let row = pending.row;
+        for (reason, places) in given_up_now {
+            self.lose_places(destination, &row, &places, reason);
+        }
         self.shorten(id, &row, covered, gone);
         if !again.is_empty() {
             self.insert_refs(
@@ -127,6 +136,24 @@ impl Outbox {
                 tries,
             );
         }
+    }
+
+    /// Readings of a row that are given up, into the ledger.
+    fn lose_places(&mut self, destination: u32, row: &Row, places: &[(Position, u32)], reason: String) {
+        let count = places.len() as u64;
+        self.destination_mut(destination).lost += count;
+        let at = places.iter().map(|(position, _)| *position);
+        let range = at.clone().min().zip(at.max());
+        let key = self.keys.get(&row.series);
+        let reading = key.map(|key| (Arc::clone(&key.device), Arc::clone(&key.type_name)));
+        self.lose(Loss {
+            destination: Some(destination),
+            source: None,
+            range,
+            count,
+            reason,
+            reading,
+        });
     }
 
     /// Takes `gone` readings up to `covered` out of a row; what the journal no longer holds is lost, and said.

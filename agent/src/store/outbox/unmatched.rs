@@ -12,12 +12,18 @@ impl Outbox {
     /// Notes a message that no template matched; a run of them is one row.
     pub fn note_unmatched(&mut self, stored: &StoredMessage, no_pack: bool) {
         let source = stored.message.source;
-        let wall = stored.message.stamp.wall.ticks();
+        let stamp = stored.message.stamp;
+        // An untrusted stamp (1970) would make it old the moment that the clock is set: nothing is given up by such an age.
+        let wall = match stamp.trusted {
+            true => stamp.wall.ticks(),
+            false => i64::MAX,
+        };
         if let Some((first, began)) = self.open_runs.get(&source)
             && let Some(run) = self.unmatched.get_mut(first)
             && run.no_pack == no_pack
             && run.count < LONGEST_RUN
-            && wall - began < LONGEST_RUN_TICKS
+            && wall.saturating_sub(*began) < LONGEST_RUN_TICKS
+            && (wall == i64::MAX) == (*began == i64::MAX)
         {
             run.last = stored.position;
             run.count += 1;

@@ -15,6 +15,7 @@ const FIXTURES: &[&str] = &[
     include_str!("version_5.sql"),
     include_str!("version_6.sql"),
     include_str!("version_7.sql"),
+    include_str!("version_8.sql"),
 ];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {

@@ -1,0 +1,136 @@
+//! `bedside-agent clock`: readings that nobody can date without the operator.
+
+use super::Format;
+use super::association::time;
+use crate::agent;
+use crate::config::{self, Config};
+use crate::control::Question;
+use crate::timekeeping::undated::{self, ClockCommand};
+use anyhow::{Context, bail};
+use iomt_mapping::Timestamp;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Date readings that came before the gateway's clock was set, or give them up.
+///
+/// A reading without a time of its own is dated by the clock of the gateway. While that clock is not set the reading waits, and
+/// is dated afterwards. When the gateway is started anew before its clock was set, nobody knows when the reading came: the
+/// operator says it, or gives the reading up. It is never sent with an invented date.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  bedside-agent clock list
+  bedside-agent clock date 3 2026-09-22T10:00:00+02:00
+  bedside-agent clock give-up 3
+
+The commands work with the running agent; while the service is down they write into its store. Exit codes: 0 done, 1 not done,
+2 wrong arguments.")]
+pub struct Clock {
+    #[command(subcommand)]
+    command: Command,
+    /// The configuration file of the agent.
+    #[arg(
+        long,
+        global = true,
+        default_value = super::DEFAULT_CONFIG,
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Show the starts of the gateway with readings that wait for a date.
+    List {
+        /// How the result is shown.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Say when the first of them came; the others follow by the time that passed between them.
+    Date {
+        /// Number of the start, as `clock list` shows it.
+        start: u32,
+        /// When its first waiting message came (2026-09-22T10:00:00+02:00; UTC without an offset).
+        #[arg(value_name = "TIME", value_parser = time::parse)]
+        first: Timestamp,
+    },
+    /// Nobody knows when they came: they are lost, and the ledger says so.
+    GiveUp {
+        /// Number of the start.
+        start: u32,
+    },
+}
+
+impl Clock {
+    /// Does what is asked.
+    ///
+    /// # Errors
+    /// When neither the agent nor its store can be reached, or what is said cannot be.
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        let config = config::load(&self.config)?;
+        let command = match &self.command {
+            Command::List { .. } => ClockCommand::List,
+            Command::Date { start, first } => ClockCommand::Date {
+                start: *start,
+                first: first.ticks(),
+            },
+            Command::GiveUp { start } => ClockCommand::GiveUp { start: *start },
+        };
+        let answer = ask(&config, &command)?;
+        let shown = match &self.command {
+            Command::List { format: Format::Json } => format!("{answer}\n"),
+            Command::List { format: Format::Text } => text(&answer),
+            Command::Date { .. } => format!("{} messages are dated\n", answer["messages"]),
+            Command::GiveUp { .. } => {
+                format!("the readings of {} messages are given up\n", answer["messages"])
+            }
+        };
+        super::print(&shown)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn ask(config: &Config, command: &ClockCommand) -> anyhow::Result<Value> {
+    let question = Question::Clock {
+        entry: command.clone(),
+    };
+    if let Some(answer) = super::service::ask(config, &question)? {
+        return serde_json::from_str(&answer).context("the agent's answer cannot be read");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let rest = agent::at_rest(config)?;
+    match runtime.block_on(undated::answer(&rest.pipeline, command)) {
+        Ok(answer) => Ok(answer),
+        Err(wrong) => bail!("{wrong}"),
+    }
+}
+
+fn text(answer: &Value) -> String {
+    let mut out = String::new();
+    for start in answer["starts"].as_array().into_iter().flatten() {
+        let field = |name: &str| start[name].as_str().unwrap_or("?").to_owned();
+        let seconds = &start["seconds_after_start"];
+        let _ = writeln!(
+            out,
+            "start {}{}: {} messages, {} s to {} s after it; not before {}, not after {}",
+            start["start"],
+            if start["running"] == true {
+                " (now; dated when the clock is set)"
+            } else {
+                ""
+            },
+            start["messages"],
+            seconds[0],
+            seconds[1],
+            field("not_before"),
+            field("not_after"),
+        );
+    }
+    if out.is_empty() {
+        out.push_str("no reading waits for a date\n");
+    }
+    out
+}
