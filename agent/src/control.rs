@@ -4,6 +4,7 @@
 
 use crate::associations::Command;
 use crate::dead_letters::LetterQuestion;
+use crate::destinations::DestinationQuestion;
 use crate::timekeeping::undated::ClockCommand;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub enum Question {
     Metrics,
     /// Dead letters.
     DeadLetters(LetterQuestion),
+    /// Destinations, also those that were removed.
+    Destinations(DestinationQuestion),
     /// The entries of the operator, and whose each device is now.
     Associations,
     /// An entry of the operator about a device.

@@ -14,6 +14,7 @@ pub mod corrections;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod destinations;
 pub mod durable;
 pub mod former;
 pub mod forward;

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::config::Encryption;
 use crate::control::{Inquiry, Question};
 use crate::dead_letters::{DeadLetters, LetterQuestion};
+use crate::destinations::Desk;
 use crate::forward::Destinations;
 use crate::normalize::receive_time;
 use crate::telemetry::metrics;
@@ -29,6 +30,10 @@ pub(super) async fn answer(agent: Rc<Agent>, mut questions: mpsc::Receiver<Inqui
             Question::Status => serde_json::to_string(&agent.status().await).unwrap_or_default(),
             Question::Metrics => metrics::render(&agent.status().await),
             Question::DeadLetters(question) => agent.dead_letters(&question).await,
+            Question::Destinations(question) => {
+                let destinations = agent.handles();
+                agent.desk(&destinations).answer(&question).await
+            }
             Question::Associations => agent.associations().to_string(),
             Question::Associate { entry } => match agent.associate(&entry).await {
                 Ok(done) => done.to_string(),
@@ -53,10 +58,21 @@ impl Agent {
             .collect();
         let desk = DeadLetters {
             pipeline: &self.pipeline,
-            destinations: &Destinations(self.destinations.iter().map(|d| d.handle.clone()).collect()),
+            destinations: &self.handles(),
             sources: &sources,
         };
         desk.answer(question).await
+    }
+
+    fn handles(&self) -> Destinations {
+        Destinations(self.destinations.iter().map(|d| d.handle.clone()).collect())
+    }
+
+    fn desk<'a>(&'a self, destinations: &'a Destinations) -> Desk<'a> {
+        Desk {
+            pipeline: &self.pipeline,
+            destinations,
+        }
     }
 
     /// Readings and messages that no destination has confirmed and that wait for nothing.
@@ -179,6 +195,18 @@ impl Agent {
                 .collect(),
         };
         judge(&mut status, clock::wall().ticks());
+        // A disk that cannot be read says so elsewhere.
+        let left_over = self.desk(&self.handles()).left_over().await.unwrap_or_default();
+        for left in left_over {
+            status.problems.push(format!(
+                "destination {0} is not in the configuration any more and {1} readings are kept for it: configure it again, or give \
+                 them up with `bedside-agent destination drop {0}`",
+                left.name, left.unsent
+            ));
+            if status.health == "ok" {
+                status.health = "degraded";
+            }
+        }
         status
     }
 

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod destination;
 mod log;
 pub mod map;
 pub mod mappings;
@@ -68,6 +69,7 @@ enum Command {
     Map(map::Map),
     Mappings(mappings::Mappings),
     DeadLetters(dead_letters::DeadLetters),
+    Destination(destination::Destination),
     Store(store::StoreCommand),
     Simulate(simulate::Simulate),
     Serial(serial::Serial),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Map(map) => map.run(),
             Command::Mappings(mappings) => mappings.run(),
             Command::DeadLetters(letters) => letters.run(),
+            Command::Destination(destination) => destination.run(),
             Command::Store(store) => store.run(),
             #[cfg(feature = "demo")]
             Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),

@@ -190,6 +190,19 @@ impl Store {
         Ok(number_of(&self.connection, "destination", name)?)
     }
 
+    /// Number and name of every destination that was ever configured.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn destinations(&mut self) -> Result<Vec<(u32, String)>, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        Ok(collect(
+            &self.connection,
+            "SELECT id, name FROM destination ORDER BY id",
+            read,
+        )?)
+    }
+
     /// Notes a moment at which the wall clock could be trusted, so that readings of that boot can be dated. The first one
     /// stays; returns the one that holds.
     ///

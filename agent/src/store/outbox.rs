@@ -125,7 +125,12 @@ impl Outbox {
             outbox.unmatched.insert(run.first, run.clone());
         }
         for destination in destinations {
-            outbox.progress.destinations.entry(*destination).or_default();
+            outbox
+                .progress
+                .destinations
+                .entry(*destination)
+                .or_default()
+                .dropped = false;
         }
         outbox
     }

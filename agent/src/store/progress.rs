@@ -50,6 +50,9 @@ pub struct DestinationProgress {
     pub lost: u64,
     /// Observations or events written.
     pub written: u64,
+    /// The operator gave up what it had not got: it follows the journal no more, until it is configured again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 /// A reference to what a destination still has to get.

@@ -59,9 +59,31 @@ impl Outbox {
             .progress
             .destinations
             .iter()
-            .filter(|(id, d)| d.cursor > 0 && !configured.contains(id))
-            .map(|(id, _)| *id);
+            .map(|(id, _)| *id)
+            .filter(|id| !configured.contains(id) && self.followed(*id));
         followers.iter().copied().chain(removed).collect()
+    }
+
+    /// Whether a destination that is not configured any more took raw messages and still waits for its rest.
+    pub fn followed(&self, destination: u32) -> bool {
+        let counters = self.progress.destinations.get(&destination);
+        counters.is_some_and(|d| d.cursor > 0 && !d.dropped)
+    }
+
+    /// Gives up everything that a destination has not got; `through` is the last position of the journal. Returns how many
+    /// matches or messages.
+    pub fn drop_destination(&mut self, destination: u32, through: Position, reason: &str) -> u64 {
+        let rows = self.rows.values().filter(|p| p.row.destination == destination);
+        let rows: Vec<u64> = rows.map(|p| p.row.id).collect();
+        let mut lost = 0;
+        for id in rows {
+            lost += self.give_up_row(id, Position::MAX, 0, None, reason);
+        }
+        if self.followed(destination) {
+            lost += self.give_up_messages(destination, through, reason);
+            self.destination_mut(destination).dropped = true;
+        }
+        lost
     }
 
     /// Gives up the readings of a row up to and with `through`: `counted` of them when the row goes on behind it. Returns how
