@@ -95,7 +95,7 @@ impl Door {
                 format!("status page: cannot listen on {listen}; choose another address in [web] listen")
             })?;
             self.page = Some(listener.local_addr()?);
-            web::serve(listener, self.inquiries.clone());
+            web::serve(listener, self.inquiries.clone(), config.web.token.clone());
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 mod association;
 mod door;
+mod dropped;
 mod forwarding;
 mod memory;
 mod opening;
@@ -84,6 +85,8 @@ pub struct Agent {
     pub(crate) destinations: Vec<DestinationEntry>,
     pub(crate) pack_set: RefCell<Arc<PackSet>>,
     pub(crate) pack_problems: RefCell<Arc<Vec<PackProblem>>>,
+    /// What is wrong with dropped files of associations.
+    pub(crate) association_problems: RefCell<Vec<String>>,
     pub(crate) started: Instant,
 }
 
@@ -157,6 +160,7 @@ pub async fn run(
         store_id: Arc::from(recovered.store_id.as_str()),
         pack_set: RefCell::default(),
         pack_problems: RefCell::default(),
+        association_problems: RefCell::default(),
         started: Instant::now(),
         pipeline,
         config,
@@ -406,6 +410,7 @@ impl Running {
                 portions,
             )));
         }
+        helpers.push(spawn_local(dropped::watch(Rc::clone(&agent))));
         helpers.push(spawn_local(ledger_events(Rc::clone(pipeline), source_events)));
         Ok(Running {
             agent,
@@ -536,3 +541,6 @@ mod simulated_clock;
 #[cfg(test)]
 #[cfg(feature = "demo")]
 mod simulated_day;
+#[cfg(test)]
+#[cfg(feature = "demo")]
+mod simulated_waits;

@@ -207,6 +207,12 @@ impl Agent {
                 status.health = "degraded";
             }
         }
+        for problem in self.association_problems.borrow().iter() {
+            status.problems.push(format!("associations: {problem}"));
+            if status.health == "ok" {
+                status.health = "degraded";
+            }
+        }
         status
     }
 

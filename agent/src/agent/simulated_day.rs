@@ -17,8 +17,10 @@ use std::io;
 const DEVICES: u64 = 5;
 const MINUTES: u64 = 24 * 60;
 
-struct Simulated {
-    server: FhirServer,
+/// Surroundings on simulated time: a FHIR server in the process, and a source that is called once.
+pub(super) struct Simulated {
+    pub(super) server: FhirServer,
+    pub(super) source: fn(SourceContext) -> SourceLoop,
 }
 
 impl Surroundings for Simulated {
@@ -49,7 +51,7 @@ impl Surroundings for Simulated {
             acknowledger: None,
             window: 0,
         };
-        Ok((handle, Box::pin(wearables(context))))
+        Ok((handle, (self.source)(context)))
     }
 }
 
@@ -62,23 +64,7 @@ async fn wearables(context: SourceContext) {
                 clock::wall(),
                 value(device, minute)
             );
-            let message = Message {
-                source: context.id,
-                stamp: Stamp {
-                    boot: context.boot,
-                    monotonic_us: clock::monotonic_us(),
-                    wall: clock::wall(),
-                    trusted: clock::is_trusted(context.trust),
-                },
-                payload: Payload(text.into()),
-                kind: PayloadKind::Whole,
-                topic: None,
-                properties: Vec::new(),
-                device_id: None,
-                possible_repeat: false,
-                record: None,
-                ack: None,
-            };
+            let message = message(&context, text);
             if context.sender.send(message).await.is_err() {
                 return;
             }
@@ -88,13 +74,44 @@ async fn wearables(context: SourceContext) {
     std::future::pending::<()>().await;
 }
 
+/// A message that comes now.
+pub(super) fn message(context: &SourceContext, text: String) -> Message {
+    Message {
+        source: context.id,
+        stamp: Stamp {
+            boot: context.boot,
+            monotonic_us: clock::monotonic_us(),
+            wall: clock::wall(),
+            trusted: clock::is_trusted(context.trust),
+        },
+        payload: Payload(text.into()),
+        kind: PayloadKind::Whole,
+        topic: None,
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: false,
+        record: None,
+        ack: None,
+    }
+}
+
 fn value(device: u64, minute: u64) -> u64 {
     50 + (minute * 7 + device * 13) % 90
 }
 
-fn start() -> Timestamp {
+pub(super) fn start() -> Timestamp {
     // 2026-03-01T00:00:00Z
     Timestamp::from_ticks(17_723_232_000_000_000).unwrap()
+}
+
+/// The pack of a heart rate, ready to be used.
+pub(super) fn drop_pack(folder: &Path) {
+    let pack = folder.join("mappings.d/heart-rate");
+    std::fs::create_dir_all(&pack).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../board-configs/mappings/heart-rate");
+    for file in ["devicecontent.json", "fhirmapping.json"] {
+        std::fs::copy(from.join(file), pack.join(file)).unwrap();
+    }
 }
 
 /// Runs a day on `folder`; the server is away from hour 6 to 9, and loses its answers in hour 12.
@@ -105,12 +122,7 @@ fn day(folder: &Path, server: &FhirServer) -> Summary {
          [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\nresolution = \"create\"\n",
         folder.display()
     );
-    let pack = folder.join("mappings.d/heart-rate");
-    std::fs::create_dir_all(&pack).unwrap();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../board-configs/mappings/heart-rate");
-    for file in ["devicecontent.json", "fhirmapping.json"] {
-        std::fs::copy(from.join(file), pack.join(file)).unwrap();
-    }
+    drop_pack(folder);
     let config: Config = toml::from_str(&configuration).unwrap();
     let (summary, _) = clock::simulate(start(), async move {
         random::seed(7);
@@ -132,6 +144,7 @@ fn day(folder: &Path, server: &FhirServer) -> Summary {
         });
         let surroundings = Simulated {
             server: server.clone(),
+            source: |context| Box::pin(wearables(context)),
         };
         run(config, &surroundings, Stopping::default(), stopped, |_| {})
             .await

@@ -17,8 +17,10 @@
 
 mod book;
 mod change;
+pub mod dropped;
 mod entry;
 mod record;
+pub mod time;
 
 pub use book::{Book, Command, Planned, Unwritten};
 pub use change::{Change, changes};

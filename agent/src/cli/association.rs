@@ -1,11 +1,9 @@
 //! `bedside-agent association`: what the operator says about who has which device.
 
-pub(super) mod time;
-
 use super::Format;
 use super::service::socket as find_socket;
 use crate::agent::{associate_in_store, associations_in_store, store_folder};
-use crate::associations::{Command as Entry, Who};
+use crate::associations::{Command as Entry, Who, time};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::control::{Question, ask_socket};

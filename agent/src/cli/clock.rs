@@ -1,8 +1,8 @@
 //! `bedside-agent clock`: readings that nobody can date without the operator.
 
 use super::Format;
-use super::association::time;
 use crate::agent;
+use crate::associations::time;
 use crate::config::{self, Config};
 use crate::control::Question;
 use crate::timekeeping::undated::{self, ClockCommand};

@@ -83,6 +83,9 @@ pub struct Config {
     /// Where mapping packs are dropped.
     #[serde(default)]
     pub mappings: MappingsConfig,
+    /// Where files about who has which device are dropped.
+    #[serde(default)]
+    pub associations: AssociationsConfig,
     /// Brokers and serial lines.
     #[serde(default, rename = "source")]
     pub sources: Vec<SourceConfig>,
@@ -117,6 +120,10 @@ impl Config {
     fn start_paths_at(&mut self, folder: &Path) {
         let start = |path: &mut PathBuf| *path = folder.join(&*path);
         start(&mut self.mappings.dir);
+        start(&mut self.associations.dir);
+        if let Some(token) = &mut self.web.token {
+            token.start_at(folder);
+        }
         self.store.dir.iter_mut().for_each(start);
         self.store.encryption.start_at(folder);
         for source in &mut self.sources {
@@ -158,6 +165,22 @@ impl Default for MappingsConfig {
     fn default() -> Self {
         MappingsConfig {
             dir: PathBuf::from("/etc/bedside-agent/mappings.d"),
+        }
+    }
+}
+
+/// `[associations]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct AssociationsConfig {
+    /// The drop-in folder for files of associations; one that does not exist is empty.
+    pub dir: PathBuf,
+}
+
+impl Default for AssociationsConfig {
+    fn default() -> Self {
+        AssociationsConfig {
+            dir: PathBuf::from("/etc/bedside-agent/associations.d"),
         }
     }
 }
@@ -214,6 +237,8 @@ impl Default for StoreConfig {
 pub struct WebConfig {
     /// Address of the status page (`127.0.0.1:8080`); no page when absent.
     pub listen: Option<String>,
+    /// What has to be known to enter associations on the page; without it they cannot be.
+    pub token: Option<SecretRef>,
 }
 
 /// `[clock]`.

@@ -52,6 +52,7 @@ pub(super) fn read(text: &str) -> (Option<Config>, Vec<Finding>) {
 pub(super) struct Draft {
     pub gateway: Option<super::GatewayConfig>,
     pub mappings: Option<super::MappingsConfig>,
+    pub associations: Option<super::AssociationsConfig>,
     pub sources: Vec<(usize, SourceConfig)>,
     pub destinations: Vec<(usize, DestinationConfig)>,
     pub store: Option<super::StoreConfig>,
@@ -64,6 +65,7 @@ impl Draft {
         let mut config = Config {
             gateway: self.gateway?,
             mappings: self.mappings?,
+            associations: self.associations?,
             sources: self.sources.into_iter().map(|(_, source)| source).collect(),
             destinations: self.destinations.into_iter().map(|(_, one)| one).collect(),
             store: self.store?,
@@ -151,6 +153,7 @@ impl<'t> Reader<'t> {
         let draft = Draft {
             gateway,
             mappings: self.optional(&mut root, "mappings"),
+            associations: self.optional(&mut root, "associations"),
             sources,
             destinations,
             store: self.optional(&mut root, "store"),
@@ -160,6 +163,7 @@ impl<'t> Reader<'t> {
         let known = [
             "gateway",
             "mappings",
+            "associations",
             "source",
             "destination",
             "store",

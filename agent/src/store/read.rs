@@ -333,6 +333,26 @@ impl Store {
         Ok(())
     }
 
+    /// A note of this name.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn note(&self, name: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.meta_text(name)?)
+    }
+
+    /// Keeps a note.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keep_note(&mut self, name: &str, text: &str) -> Result<(), StoreError> {
+        self.connection.execute(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)",
+            [name, text],
+        )?;
+        Ok(())
+    }
+
     /// What was remembered of an Observation that was sent.
     ///
     /// # Errors

@@ -198,7 +198,7 @@ fn pack(folder: &Path) {
 
 fn configuration(folder: &Path, schedule: &Schedule) -> Config {
     let text = format!(
-        "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
+        "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[associations]\ndir = \"{0}/associations.d\"\n[store]\ndir = \"{0}/store\"\n\
          progress_interval = \"60 s\"\n{3}\
          [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
          [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n\
@@ -248,6 +248,7 @@ pub fn play(schedule: &Rc<Schedule>, folder: &Path, seed: u64) -> anyhow::Result
             Rc::clone(&running),
             folder.join("store"),
             config.clone(),
+            seed.is_multiple_of(2),
         ));
         let wearables = Rc::new(RefCell::new(Wearables {
             unsent: schedule.readings.iter().cloned().collect(),
@@ -316,7 +317,11 @@ async fn happen(
     running: Rc<RefCell<Option<Rc<Agent>>>>,
     store: std::path::PathBuf,
     config: Config,
+    by_file: bool,
 ) -> anyhow::Result<()> {
+    let is_retraction = |event: &Event| matches!(event, Event::Enter(Command::Retract { .. }));
+    // What is taken back is the newest entry: the way of both has to be the same.
+    let by_file = by_file && !events.iter().any(|(_, event)| is_retraction(event));
     for (at, event) in events {
         wait_until(at).await;
         let put = |resource: Value| server.put(resource).map_err(|error| anyhow::anyhow!("{error}"));
@@ -330,10 +335,35 @@ async fn happen(
             Event::Away => server.set_fault(Some(Fault::Refuse(503, None))),
             Event::LosesAnswers => server.set_fault(Some(Fault::LoseAnswer)),
             Event::Back => server.set_fault(None),
+            Event::Enter(command) if by_file => drop_line(&command, &store)?,
             Event::Enter(command) => enter(&config, &command, &running, &store).await?,
         }
     }
     Ok(())
+}
+
+/// As a further line of a file that is dropped, whether the agent runs or not.
+fn drop_line(command: &Command, store: &Path) -> anyhow::Result<()> {
+    let folder = store.with_file_name("associations.d");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("ward.csv");
+    let mut lines = std::fs::read_to_string(&path).unwrap_or_else(|_| "device,patient,from,to\n".to_owned());
+    let moment = |at: &Option<i64>| at.map(text).unwrap_or_default();
+    match command {
+        Command::Set {
+            device,
+            patient,
+            from,
+            to,
+            ..
+        } => {
+            let patient = patient.text("Patient");
+            lines.push_str(&format!("{device},{patient},{},{}\n", moment(from), moment(to)));
+        }
+        Command::End { device, at } => lines.push_str(&format!("{device},,{},\n", moment(at))),
+        Command::Retract { .. } => bail!("a file takes nothing back"),
+    }
+    Ok(std::fs::write(path, lines)?)
 }
 
 /// Over the running agent; into its store while it is down.

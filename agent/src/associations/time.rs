@@ -1,4 +1,4 @@
-//! Moments on the command line.
+//! Moments as people write them.
 
 use iomt_mapping::Timestamp;
 
@@ -6,7 +6,7 @@ use iomt_mapping::Timestamp;
 ///
 /// # Errors
 /// How to write it.
-pub(in crate::cli) fn parse(text: &str) -> Result<Timestamp, String> {
+pub fn parse(text: &str) -> Result<Timestamp, String> {
     let zoned: Result<jiff::Timestamp, _> = text.parse();
     let time = zoned.or_else(|_| format!("{text}Z").parse());
     time.ok()
