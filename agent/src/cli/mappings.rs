@@ -1,7 +1,7 @@
 //! `bedside-agent mappings`: the ready packs and the installed ones side by side, and copying a ready pack into the drop-in
 //! folder.
 
-mod install;
+pub mod install;
 mod list;
 #[cfg(test)]
 mod tests;

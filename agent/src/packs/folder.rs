@@ -1,6 +1,7 @@
 //! The drop-in folder as it is now: which packs there are, and the texts of their files. A file that is as it was is not
 //! read again.
 
+use super::exchange::{self, Place};
 use super::{FileRole, Form, Pack, PackFinding, PackText};
 use iomt_mapping::{Finding, Severity};
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +34,7 @@ impl PackFiles {
     /// The files of the pack `name` in `dir`, read now; absent ones are left out.
     pub fn read(dir: &Path, name: &str, form: Form) -> PackFiles {
         let text = |role| {
-            let path = dir.join(form.file_name(name, role));
+            let path = exchange::path(dir, name, form, role)?;
             match std::fs::metadata(&path) {
                 Ok(metadata) => Some(read_text(&path, &metadata)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -45,6 +46,14 @@ impl PackFiles {
             device: text(FileRole::Device),
             fhir: text(FileRole::Fhir),
             agent: text(FileRole::Agent),
+        }
+    }
+
+    fn file_mut(&mut self, role: FileRole) -> &mut Option<FileText> {
+        match role {
+            FileRole::Device => &mut self.device,
+            FileRole::Fhir => &mut self.fhir,
+            FileRole::Agent => &mut self.agent,
         }
     }
 
@@ -170,9 +179,12 @@ impl Pass<'_> {
     fn folder(&mut self, dir: &Path) -> std::io::Result<()> {
         let metadata = std::fs::metadata(dir)?;
         self.snapshot.folder = Ok((metadata.dev(), metadata.ino()));
-        let mut folders = Vec::new();
+        let (mut folders, mut waiting) = (Vec::new(), Vec::new());
         for path in sorted_entries(dir)? {
-            let Some(name) = visible_name(&path) else { continue };
+            let Some(name) = visible_name(&path) else {
+                waiting.extend(self.waiting(dir, &path));
+                continue;
+            };
             if path.is_dir() {
                 folders.push(path);
             } else if let Some((pack, role)) = flat_name(&name) {
@@ -190,7 +202,29 @@ impl Pass<'_> {
         for path in folders {
             self.pack_folder(&path);
         }
+        for (pack, role, text) in waiting {
+            if let Some(files) = self.snapshot.packs.get_mut(&pack) {
+                *files.file_mut(role) = text;
+            }
+        }
         Ok(())
+    }
+
+    /// What waits to take its place, read before the places are: a file that moves in between is the same at both.
+    fn waiting(&mut self, dir: &Path, folder: &Path) -> Vec<(String, FileRole, Option<FileText>)> {
+        let name = folder.file_name().and_then(OsStr::to_str);
+        let Some(pack) = name.and_then(exchange::pack_of) else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for role in [FileRole::Device, FileRole::Fhir, FileRole::Agent] {
+            match exchange::place(dir, pack, role) {
+                Place::Waiting(path) => found.push((pack.to_owned(), role, Some(self.text(&path)))),
+                Place::Removed => found.push((pack.to_owned(), role, None)),
+                Place::Own => {}
+            }
+        }
+        found
     }
 
     fn pack_folder(&mut self, path: &Path) {
@@ -245,11 +279,7 @@ impl Pass<'_> {
         let text = self.text(path);
         let files = self.snapshot.packs.entry(pack.to_owned()).or_default();
         files.form = form;
-        match role {
-            FileRole::Device => files.device = Some(text),
-            FileRole::Fhir => files.fhir = Some(text),
-            FileRole::Agent => files.agent = Some(text),
-        }
+        *files.file_mut(role) = Some(text);
     }
 
     fn text(&mut self, path: &Path) -> FileText {

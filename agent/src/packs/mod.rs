@@ -1,8 +1,9 @@
 //! Mapping packs: the pairs of MedTech files that an operator drops on the device, and the optional third file.
 //!
 //! A pack is a namespace: the types of its device mapping are resolved in its own FHIR mapping only. [`folder`] reads the
-//! drop-in folder, [`state`] decides what becomes of a change, [`watch`] joins both with the clock.
+//! drop-in folder, [`exchange`] lets several files change as one, [`state`] decides what becomes of a change, [`watch`] joins both with the clock.
 
+pub mod exchange;
 pub mod folder;
 mod set;
 pub mod state;

@@ -513,8 +513,10 @@ pub unsafe extern "C" fn unlinkat(folder: c_int, path: *const c_char, flags: c_i
                 .join(name)
         };
         let inside = whole.strip_prefix(&disk.folder).ok()?.to_owned();
-        // Folders have no entry of their own here.
-        disk.medium.find(&inside)?;
+        // Folders have no entry of their own here; what is in one goes with it.
+        if flags & libc::AT_REMOVEDIR == 0 {
+            disk.medium.find(&inside)?;
+        }
         Some(disk.step(false, |medium| medium.remove(&inside)))
     });
     if done == Some(false) {

@@ -87,7 +87,8 @@ enum Naming {
 fn name(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
     match naming {
         Naming::Create(path, file) => drop(names.insert(path.clone(), *file)),
-        Naming::Remove(path) => drop(names.remove(path)),
+        // A folder that is gone has nothing in it.
+        Naming::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
         Naming::Rename(from, to) => {
             // A folder takes what is in it along.
             let moved: Vec<PathBuf> = names
@@ -116,7 +117,8 @@ impl Naming {
         let path = match self {
             Naming::Create(path, _) | Naming::Remove(path) | Naming::Rename(_, path) => path,
         };
-        path.parent() == Some(folder)
+        // What happened to the folder itself before is durable with what is in it now.
+        path.parent() == Some(folder) || folder.starts_with(path)
     }
 }
 

@@ -2,12 +2,17 @@
 //!
 //! 1. A pack is never seen in part: it is written under a hidden name, which the service does not look at, and renamed.
 //! 2. What was written is on the disk before it is renamed.
-//! 3. Other files in the folder of a pack that is replaced (samples, notes) stay.
+//! 3. After a power cut the pack is the old or the new one, whole, and the new one once the command has ended. Files that
+//!    take their places one after the other wait in a folder that readers look into first ([`exchange`]): from the one rename
+//!    that gives it its name the new pack is in force, and what a cut left in it is put in place by the next installation
+//!    (proof `power-cuts --class mapping`).
+//! 4. Other files in the folder of a pack that is replaced (samples, notes) stay.
 
-use crate::packs::{FileRole, Form, PackText};
+use crate::durable;
+use crate::packs::{FileRole, Form, PackText, exchange};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +36,7 @@ pub fn cannot_write(dir: &Path) -> String {
 pub fn create(dir: &Path, pack: &PackText) -> io::Result<()> {
     let new = HiddenFolder::write(dir, pack)?;
     fs::rename(&new.path, dir.join(&pack.name))?;
-    sync(dir)
+    durable::sync_folder(dir)
 }
 
 /// Puts a pack in the place of the installed one, in the form that this has. A folder is exchanged in one step; files, and a
@@ -39,8 +44,9 @@ pub fn create(dir: &Path, pack: &PackText) -> io::Result<()> {
 /// them as one change.
 ///
 /// # Errors
-/// When it cannot be written. The installed pack is then as it was, unless the error came between two renames.
+/// When it cannot be written. The installed pack is then the old or the new one, whole.
 pub fn replace(dir: &Path, pack: &PackText, form: Form) -> io::Result<()> {
+    put_in_place(dir, &pack.name, form)?;
     let new = HiddenFolder::write(dir, pack)?;
     let present = dir.join(&pack.name);
     if form == Form::Folder && !present.is_symlink() {
@@ -49,27 +55,53 @@ pub fn replace(dir: &Path, pack: &PackText, form: Form) -> io::Result<()> {
                 // The hidden name is the old folder's now.
                 for entry in fs::read_dir(&new.path)? {
                     let name = entry?.file_name();
-                    if roles(pack).all(|(role, _)| name != in_folder(role)) {
+                    if roles(pack).all(|(role, _)| name != exchange::in_folder(role)) {
                         fs::rename(new.path.join(&name), present.join(&name))?;
                     }
                 }
-                return sync(dir);
+                return durable::sync_folder(dir);
             }
             Err(Errno::INVAL | Errno::NOSYS) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    for (role, text) in roles(pack) {
-        let path = dir.join(form.file_name(&pack.name, role));
-        match text {
-            Some(_) => fs::rename(new.path.join(in_folder(role)), path)?,
-            None => match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            },
+    for (role, _) in roles(pack).filter(|(_, text)| text.is_none()) {
+        fs::write(new.path.join(exchange::removed(role)), "")?;
+    }
+    durable::sync_folder(&new.path)?;
+    fs::rename(&new.path, dir.join(exchange::folder_name(&pack.name)))?;
+    durable::sync_folder(dir)?;
+    put_in_place(dir, &pack.name, form)
+}
+
+/// Puts the files that wait for it in their places, if there are any.
+fn put_in_place(dir: &Path, name: &str, form: Form) -> io::Result<()> {
+    let waiting = dir.join(exchange::folder_name(name));
+    if !waiting.is_dir() {
+        return Ok(());
+    }
+    for role in [FileRole::Agent, FileRole::Fhir, FileRole::Device] {
+        let place = dir.join(form.file_name(name, role));
+        let file = waiting.join(exchange::in_folder(role));
+        if file.exists() {
+            fs::rename(file, place)?;
+        } else if waiting.join(exchange::removed(role)).exists() {
+            absent(fs::remove_file(place))?;
         }
     }
-    sync(dir)
+    if form == Form::Folder {
+        durable::sync_folder(&dir.join(name))?;
+    }
+    durable::sync_folder(dir)?;
+    fs::remove_dir_all(&waiting)?;
+    durable::sync_folder(dir)
+}
+
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The device mapping last: without it there is no pack.
@@ -82,18 +114,6 @@ fn roles(pack: &PackText) -> impl Iterator<Item = (FileRole, Option<&str>)> {
     .into_iter()
 }
 
-fn in_folder(role: FileRole) -> &'static str {
-    match role {
-        FileRole::Device => "devicecontent.json",
-        FileRole::Fhir => "fhirmapping.json",
-        FileRole::Agent => "agent.json",
-    }
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// A folder under a hidden name; what is left under this name is removed at the end.
 struct HiddenFolder {
     path: PathBuf,
@@ -102,18 +122,20 @@ struct HiddenFolder {
 impl HiddenFolder {
     fn write(dir: &Path, pack: &PackText) -> io::Result<HiddenFolder> {
         let path = dir.join(format!(".{}.{}", pack.name, std::process::id()));
+        // A power cut may have left one of the same number.
+        absent(fs::remove_dir_all(&path))?;
         fs::create_dir(&path)?;
         let new = HiddenFolder { path };
         fs::set_permissions(&new.path, Permissions::from_mode(FOLDER_MODE))?;
         for (role, text) in roles(pack) {
             let Some(text) = text else { continue };
-            let path = new.path.join(in_folder(role));
+            let path = new.path.join(exchange::in_folder(role));
             let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
             file.set_permissions(Permissions::from_mode(FILE_MODE))?;
             file.write_all(text.as_bytes())?;
-            file.sync_all()?;
+            durable::sync_file(&file)?;
         }
-        sync(&new.path)?;
+        durable::sync_folder(&new.path)?;
         Ok(new)
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::packs::Form;
+use crate::packs::{Form, PackText};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 fn ready() -> PathBuf {
@@ -150,6 +150,37 @@ fn a_pack_of_flat_files_or_behind_a_link_is_replaced_in_its_form() {
     add("heart-rate", dir.path(), true).unwrap();
     assert!(at("heart-rate").is_symlink());
     assert!(same_as_ready(dir.path(), "heart-rate"));
+}
+
+#[test]
+fn a_pack_whose_files_were_on_their_way_when_the_power_went_is_the_new_one_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for role in ["device", "fhir", "agent"] {
+        std::fs::write(at(&format!("nonin.{role}.json")), "{\"old\":true}").unwrap();
+    }
+    std::fs::create_dir(at(".nonin.exchange")).unwrap();
+    let new = PackFiles::read(&ready(), "nonin", Form::Folder)
+        .text("nonin")
+        .unwrap();
+    // The FHIR mapping is in its place already, the device mapping not; the new pack has no third file.
+    std::fs::write(at("nonin.fhir.json"), new.fhir.as_ref().unwrap()).unwrap();
+    std::fs::write(at(".nonin.exchange/devicecontent.json"), &new.device).unwrap();
+    std::fs::write(at(".nonin.exchange/agent.json.removed"), "").unwrap();
+    let expected = PackText { agent: None, ..new };
+    let watched = &folder_of_packs(dir.path()).unwrap();
+    assert_eq!(
+        files_of(watched, "nonin").unwrap().text("nonin").unwrap(),
+        expected
+    );
+    let read = PackFiles::read(dir.path(), "nonin", Form::Files);
+    assert_eq!(read.text("nonin").unwrap(), expected);
+    add("nonin", dir.path(), true).unwrap();
+    assert_eq!(
+        entries(dir.path()),
+        ["nonin.agent.json", "nonin.device.json", "nonin.fhir.json"]
+    );
+    assert_eq!(states(dir.path()), [("nonin".to_owned(), list::State::Installed)]);
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! | `set-aside` | a damaged store is put aside, another one begun |
 //! | `migration` | a store of each released version is brought to the newest, some with commits in their log, some encrypted at the same start |
 //! | `checkpoint` | the log is taken into the database and begun anew, pages are given back |
+//! | `mapping` | mapping packs are installed and exchanged while messages name them: the old or the new one is in use, whole, and every message names the one that it met |
 //!
 //! **Journal.** The loops around the store are played in one thread in the order of chance: a sender that sends again what
 //! was not acknowledged, normalizing, two destinations that take, refuse or park readings, commits of progress, dropped
@@ -56,10 +57,11 @@ const CHAIN: u64 = 25;
 const CLASSES: &[(&str, u64)] = &[
     ("journal", 30),
     ("sealed", 12),
-    ("start", 18),
-    ("set-aside", 18),
-    ("migration", 14),
-    ("checkpoint", 8),
+    ("start", 14),
+    ("set-aside", 16),
+    ("migration", 10),
+    ("checkpoint", 6),
+    ("mapping", 12),
 ];
 
 struct Arguments {

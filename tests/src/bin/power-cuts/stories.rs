@@ -1,9 +1,11 @@
 //! First start, damage, migration, checkpoints: each with what must be there afterwards.
 
 mod aside;
+mod mapping;
 mod migration;
 
 pub use aside::SetAside;
+pub use mapping::Mapping;
 pub use migration::Migration;
 
 use crate::story::{Sender, Story, nothing_is_readable, sqlite_finds_nothing_wrong};
