@@ -1,5 +1,5 @@
 //! Power cuts against the store, its outbox and everything else that must survive them:
-//! `power-cuts [--cuts N] [--seed S] [--class NAME] [--troubles] [--sabotage NAME]`.
+//! `power-cuts [--cuts N] [--seed S] [--class NAME] [--troubles] [--guest] [--sabotage NAME]`.
 //!
 //! The real code runs on a disk that forgets what was not synced ([`bedside_disk`]): a file's content is durable after a
 //! sync of the file, a name after one of its folder; of the rest anything may be kept, dropped, reordered or torn at
@@ -29,6 +29,8 @@
 //! With `--troubles` (journal only) calls of the disk fail between the cuts too, at any place and for any number of calls:
 //! no room, a write cut short, a device that refuses writes, syncs or reads, a medium that is read-only.
 //!
+//! With `--guest` a virtual machine with ext4 and the program for ARM takes the place of all this (`guest/mod.rs`).
+//!
 //! The last line is JSON; the exit code is 1 at the first finding, with the seed that repeats it.
 #![allow(
     clippy::disallowed_methods,
@@ -39,6 +41,7 @@
     reason = "a proof must stop at once when it is itself broken, and measures its own time"
 )]
 
+mod guest;
 mod journal;
 mod life;
 mod stories;
@@ -70,6 +73,7 @@ struct Arguments {
     class: Option<String>,
     fault: Option<String>,
     troubles: bool,
+    guest: bool,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
@@ -79,11 +83,16 @@ fn arguments() -> anyhow::Result<Arguments> {
         class: None,
         fault: None,
         troubles: false,
+        guest: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--troubles" {
             arguments.troubles = true;
+            continue;
+        }
+        if word == "--guest" {
+            arguments.guest = true;
             continue;
         }
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
@@ -93,7 +102,7 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--class" if CLASSES.iter().any(|(name, _)| *name == value) => arguments.class = Some(value),
             "--sabotage" => arguments.fault = Some(value),
             _ => bail!(
-                "usage: power-cuts [--cuts N] [--seed S] [--class {}] [--troubles] [--sabotage NAME]",
+                "usage: power-cuts [--cuts N] [--seed S] [--class {}] [--troubles] [--guest] [--sabotage NAME]",
                 class_names()
             ),
         }
@@ -164,8 +173,48 @@ fn cut(
     Ok(())
 }
 
+/// Where the disks are: in memory, where there is a file system for it.
+fn scratch() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
+    let forgetful = match arguments.fault.as_deref() {
+        None => false,
+        Some(guest::FORGET_FLUSHES) => true,
+        Some(other) => bail!(
+            "the guest knows --sabotage {} only, not {other}",
+            guest::FORGET_FLUSHES
+        ),
+    };
+    match guest::run(arguments.cuts, arguments.seed, forgetful, &scratch()) {
+        Ok(done) => println!(
+            "{}",
+            serde_json::json!({"cuts": done.cuts, "acknowledged": done.acknowledged, "lost": 0, "duplicated": 0,
+                "guest": {"writes": done.writes, "flushes": done.flushes, "recorded_s": done.recorded.as_secs(),
+                    "judged_s": done.judged.as_secs()}})
+        ),
+        Err(finding) => {
+            eprintln!("finding: {finding:#}");
+            let line = serde_json::json!({"cuts": arguments.cuts, "finding": true, "what": format!("{finding:#}"),
+                "seed": arguments.seed, "sabotage": arguments.fault});
+            println!("{line}");
+            std::process::exit(1);
+        }
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments = arguments()?;
+    if arguments.guest {
+        return in_guest(&arguments);
+    }
     if let Some(name) = &arguments.fault {
         sabotage::turn_on(name)?;
     }
@@ -173,12 +222,7 @@ fn main() -> anyhow::Result<()> {
         .class
         .as_deref()
         .or(arguments.troubles.then_some("journal"));
-    let memory = Path::new("/dev/shm");
-    let scratch = if memory.is_dir() {
-        PathBuf::from(memory)
-    } else {
-        std::env::temp_dir()
-    };
+    let scratch = scratch();
     let mut total = Tally::default();
     let mut classes = serde_json::Map::new();
     for (class, share) in CLASSES {
