@@ -36,6 +36,8 @@ pub enum Sabotage {
     MigrateInSteps,
     /// The log is taken into the database without a sync between, and begun anew.
     CheckpointWithoutSync,
+    /// How far a salvage is is noted before the messages that it brings, in a commit of its own.
+    SalvageMarkFirst,
     /// A set of mapping packs is stored after the messages that name it, in a commit of its own.
     RevisionAfterMessages,
     /// What a batch is sealed with follows from its position.
@@ -63,6 +65,7 @@ pub const ALL: &[(&str, Sabotage)] = &[
     ("rename-before-sync", Sabotage::RenameBeforeSync),
     ("migrate-in-steps", Sabotage::MigrateInSteps),
     ("checkpoint-without-sync", Sabotage::CheckpointWithoutSync),
+    ("salvage-mark-first", Sabotage::SalvageMarkFirst),
     ("revision-after-messages", Sabotage::RevisionAfterMessages),
     ("nonce-from-position", Sabotage::NonceFromPosition),
     ("cache-two-hours", Sabotage::CacheTwoHours),

@@ -6,6 +6,7 @@ use super::{Salvage, Stage, State, Step};
 use crate::clock;
 use crate::config::Encryption;
 use crate::message::{Message, Position, RevisionId};
+use crate::sabotage::{self, Sabotage};
 use rusqlite::{OptionalExtension, Transaction, params};
 use std::sync::Arc;
 
@@ -156,6 +157,9 @@ impl Store {
             state.filled_to = first + batch.len() as u64 - 1;
         }
         let (former, ends) = (portion.former, portion.ends && state.stage == Stage::Done);
+        if sabotage::is_on(Sabotage::SalvageMarkFirst) {
+            super::keep::write(&self.connection, former, &state)?;
+        }
         self.append_with(&batch, &[], None, now_us, wall, |transaction| {
             runs::write(transaction, &runs)?;
             super::keep::write(transaction, former, &state)?;

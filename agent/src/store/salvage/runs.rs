@@ -117,7 +117,7 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's.
-    pub(in crate::store) fn recovered_runs(&self) -> Result<Vec<Run>, StoreError> {
+    pub fn recovered_runs(&self) -> Result<Vec<Run>, StoreError> {
         let sql = "SELECT first, count, former, position, store, known_as FROM recovered ORDER BY first";
         Ok(collect(&self.connection, sql, |row| {
             Ok(Run {

@@ -12,6 +12,7 @@
 //! | `start` | the first start: folder, database, log and key come into being |
 //! | `set-aside` | a damaged store is put aside, another one begun |
 //! | `migration` | a store of each released version is brought to the newest, some with commits in their log, some encrypted at the same start |
+//! | `salvage` | what can be read of a damaged store comes into the new one, beside new messages: each once, under its former identity |
 //! | `checkpoint` | the log is taken into the database and begun anew, pages are given back |
 //! | `mapping` | mapping packs are installed and exchanged while messages name them: the old or the new one is in use, whole, and every message names the one that it met |
 //!
@@ -59,12 +60,13 @@ const CHAIN: u64 = 25;
 /// The classes with their share of the cuts, in percent.
 const CLASSES: &[(&str, u64)] = &[
     ("journal", 30),
-    ("sealed", 12),
+    ("sealed", 10),
     ("start", 14),
     ("set-aside", 16),
     ("migration", 10),
     ("checkpoint", 6),
-    ("mapping", 12),
+    ("mapping", 10),
+    ("salvage", 4),
 ];
 
 struct Arguments {

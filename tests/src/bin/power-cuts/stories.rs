@@ -3,10 +3,12 @@
 mod aside;
 mod mapping;
 mod migration;
+mod salvage;
 
 pub use aside::SetAside;
 pub use mapping::Mapping;
 pub use migration::Migration;
+pub use salvage::Salvage;
 
 use crate::story::{Sender, Story, nothing_is_readable, sqlite_finds_nothing_wrong};
 use anyhow::{Context, ensure};

@@ -20,7 +20,7 @@ impl Salvage {
     pub fn new(mut sender: Sender) -> Salvage {
         let mut old = Sender::new(sender.encryption.clone());
         // Enough for several portions.
-        old.drawn_bytes = 16_000;
+        old.drawn_bytes = 12_000;
         sender.begin_at(1_000_000);
         Salvage {
             old,
@@ -40,15 +40,29 @@ impl Salvage {
                 continue;
             };
             ensure!(found.insert(serial), "message {serial} was salvaged twice");
-            ensure!(self.old.is_whole(serial, &stored), "message {serial} is not what was sent");
+            ensure!(
+                self.old.is_whole(serial, &stored),
+                "message {serial} is not what was sent"
+            );
             let known = runs.identity(stored.position);
             ensure!(
-                known.as_ref().is_some_and(|known| *known.store == *self.old_id && known.known_as == *at),
+                known
+                    .as_ref()
+                    .is_some_and(|known| *known.store == *self.old_id && known.known_as == *at),
                 "message {serial} was known as {at} and is known as {known:?}"
             );
         }
-        let lost = self.old.acknowledged.keys().filter(|serial| !found.contains(serial)).count();
-        ensure!(lost == 0, "{lost} messages were not salvaged: {:?}", store.salvages());
+        let lost = self
+            .old
+            .acknowledged
+            .keys()
+            .filter(|serial| !found.contains(serial))
+            .count();
+        ensure!(
+            lost == 0,
+            "{lost} messages were not salvaged: {:?}",
+            store.salvages()
+        );
         Ok(())
     }
 }
@@ -58,18 +72,25 @@ impl Story for Salvage {
         let folder = tempfile::tempdir_in(scratch)?;
         let (mut store, found) = self.old.open(folder.path())?;
         self.old_id = found.store_id;
-        for _ in 0..20 + chance.below(40) {
+        for _ in 0..20 + chance.below(20) {
             self.old.send(&mut store, 1 + chance.below(5))?;
         }
         if chance.below(2) == 0 {
             store.condemn("a page is broken")?;
             let with_log = Image::of_folder(folder.path())?;
             drop(store);
-            return if chance.below(2) == 0 { Ok(with_log) } else { Ok(Image::of_folder(folder.path())?) };
+            return if chance.below(2) == 0 {
+                Ok(with_log)
+            } else {
+                Ok(Image::of_folder(folder.path())?)
+            };
         }
         drop(store);
         let mut image = Image::of_folder(folder.path())?;
-        let database = image.0.get_mut(&PathBuf::from("store.db")).context("no database")?;
+        let database = image
+            .0
+            .get_mut(&PathBuf::from("store.db"))
+            .context("no database")?;
         // SQLite's header: no page is read by it any more, and all of them are there.
         database.iter_mut().take(16).for_each(|byte| *byte = 0x5a);
         Ok(image)
