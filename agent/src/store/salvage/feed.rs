@@ -45,11 +45,17 @@ impl Portion {
         self.bytes
     }
 
-    /// Leaves out messages that came over before: of the journal, or of another letter.
+    /// Leaves out messages that came over before: of the journal, of another letter, or of another store that had them from
+    /// the same one.
     fn without_known(&mut self, store: &Store) -> Result<(), StoreError> {
-        if !self.letters {
+        let several = "SELECT count(*) > 1 FROM former";
+        let several = store
+            .connection
+            .query_row(several, [], |row| row.get::<_, bool>(0))?;
+        if !self.letters && !several {
             return Ok(());
         }
+        let before = self.batch.len() as u64;
         let sql = "SELECT 1 FROM recovered WHERE store = ?1 AND known_as <= ?2 AND known_as + count > ?2";
         let mut statement = store.connection.prepare_cached(sql)?;
         let (mut batch, mut runs): (Vec<(Message, Option<RevisionId>)>, Vec<Run>) = (Vec::new(), Vec::new());
@@ -76,9 +82,13 @@ impl Portion {
             batch.push(message);
         }
         (self.batch, self.runs) = (batch, runs);
-        self.state.messages += self.batch.len() as u64;
-        self.state.letters += self.batch.len() as u64;
-        self.letters = false;
+        let left = self.batch.len() as u64;
+        if self.letters {
+            self.state.messages += left;
+            self.state.letters += left;
+        } else {
+            self.state.messages -= before - left;
+        }
         Ok(())
     }
 }

@@ -98,6 +98,24 @@ impl Store {
         files.unwrap_or_default().iter().map(|file| bytes_of(file)).sum()
     }
 
+    /// Forgets where messages came from that neither the journal nor a dead letter holds any more.
+    fn forget_runs(&mut self) -> Result<(), StoreError> {
+        let is_empty = "SELECT NOT EXISTS (SELECT 1 FROM recovered)";
+        if self.connection.query_row(is_empty, [], |row| row.get(0))? {
+            return Ok(());
+        }
+        let sql = "SELECT min(position) FROM dead_letter";
+        let letter: Option<i64> = self.connection.query_row(sql, [], |row| row.get(0))?;
+        let first = self
+            .segments
+            .first()
+            .map_or(self.next_position, |segment| segment.first);
+        let kept = letter.map_or(first, |letter| first.min(letter as u64));
+        self.connection
+            .execute("DELETE FROM recovered WHERE first + count <= ?1", [kept as i64])?;
+        Ok(())
+    }
+
     /// Removes set-aside files whose salvage is over and whose time or room is: `wall` is the trusted time, and `short`
     /// says that the disk has less free than it should.
     ///
@@ -109,6 +127,7 @@ impl Store {
         wall: Option<i64>,
         short: bool,
     ) -> Result<(), StoreError> {
+        self.forget_runs()?;
         let Some(folder) = self.folder() else {
             return Ok(());
         };

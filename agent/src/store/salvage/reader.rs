@@ -154,6 +154,13 @@ impl Salvage {
     ) -> Result<Salvage, StoreError> {
         let log = Log::read(&beside(file, "-wal"))?;
         let pages = Pages::open(file, &log, false)?;
+        // What was copied is not needed any more.
+        let mut former = former;
+        former.copied.clear();
+        former
+            .revisions
+            .iter_mut()
+            .for_each(|(.., bundle)| *bundle = Vec::new());
         let mut salvage = Salvage {
             id,
             file: file.to_owned(),

@@ -58,11 +58,6 @@ impl Runs {
         }
     }
 
-    /// Forgets runs before `position`.
-    pub fn forget_before(&mut self, position: Position) {
-        self.0.retain(|_, run| run.first + run.count > position);
-    }
-
     /// The identity of a message that came from a former store; none when it came from a source of this one.
     pub fn identity(&self, position: Position) -> Option<Identity> {
         let (_, run) = self.0.range(..=position).next_back()?;

@@ -14,16 +14,22 @@ use std::time::Instant;
 const BATCHES: u64 = 120;
 const LAST: u64 = BATCHES * 10;
 
-/// A closed store of [`BATCHES`] batches of ten messages, nothing of it delivered; its id.
-fn filled(folder: &Path) -> String {
-    let (mut store, recovered) = Store::open(folder).unwrap();
+/// Messages of a segment that was dropped: free pages still show them.
+const DROPPED: u64 = 100;
+
+/// A closed store of [`BATCHES`] batches of ten messages, the first [`DROPPED`] delivered and dropped, the others not; its id.
+fn filled(folder: &Path, encryption: &Encryption) -> String {
+    let (mut store, recovered) = Store::open_with(folder, encryption).unwrap();
     assert_eq!(store.source("ward").unwrap(), SourceId(1));
     for batch in 0..BATCHES {
         let messages: Vec<_> = (batch * 10 + 1..=batch * 10 + 10).map(message).collect();
-        store.append(&messages, &[], None, 0, 0).unwrap();
+        let now_us = if batch * 10 < DROPPED { 0 } else { 3_700_000_000 };
+        store.append(&messages, &[], None, now_us, 0).unwrap();
     }
-    // Some pages that are free, with an old batch on them.
-    store.commit_progress(&Changes::default(), 0).unwrap();
+    let mut changes = Changes::default();
+    changes.progress.cursor = DROPPED;
+    store.commit_progress(&changes, 0).unwrap();
+    store.reclaim(&[1], None, None, 0).unwrap();
     recovered.store_id
 }
 
@@ -44,7 +50,7 @@ fn number(message: &crate::message::Message) -> u64 {
 
 fn drain(store: &mut Store, salvage: &mut Salvage, portions: usize) {
     for _ in 0..portions {
-        match next_portion(store, salvage) {
+        match next_portion(store, salvage, &Encryption::Off) {
             Some(portion) => {
                 let stored = store.append_salvaged(&portion, |_| RevisionId(0), 0, 0).unwrap();
                 salvage.committed(stored.state);
@@ -54,11 +60,14 @@ fn drain(store: &mut Store, salvage: &mut Salvage, portions: usize) {
     }
 }
 
-fn next_portion(store: &mut Store, salvage: &mut Salvage) -> Option<Portion> {
+fn next_portion(store: &mut Store, salvage: &mut Salvage, encryption: &Encryption) -> Option<Portion> {
     loop {
         match salvage.step() {
             Step::Looking => {}
-            Step::Names => store.adopt_salvage(salvage).unwrap(),
+            Step::Names => {
+                salvage.find_key(encryption).unwrap();
+                store.adopt_salvage(salvage).unwrap();
+            }
             Step::Portion(portion) => return Some(portion),
             Step::Nothing => return None,
         }
@@ -108,6 +117,12 @@ fn pages_by_kind(folder: &Path) -> BTreeMap<String, Vec<(u32, BTreeSet<u64>)>> {
         .collect::<Result<_, _>>()
         .unwrap();
     kinds.insert("header".to_owned(), vec![(1, BTreeSet::new())]);
+    let header = std::fs::read(&file).unwrap();
+    let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+    let trunk = word(32);
+    let leaf = word((trunk as usize - 1) * 1024 + 8);
+    kinds.insert("freelist trunk".to_owned(), vec![(trunk, BTreeSet::new())]);
+    kinds.insert("freelist leaf".to_owned(), vec![(leaf, BTreeSet::new())]);
     // The second page of an auto-vacuum file maps pages to their parents.
     kinds.insert("pointer map".to_owned(), vec![(2, BTreeSet::new())]);
     for (page, kind, _) in pages_of(&file, 1)
@@ -142,7 +157,7 @@ fn pages_by_kind(folder: &Path) -> BTreeMap<String, Vec<(u32, BTreeSet<u64>)>> {
 fn whatever_page_is_damaged_every_other_batch_arrives_once_under_its_identity_and_the_rest_is_in_the_ledger()
 {
     let template = tempfile::tempdir().unwrap();
-    let id = filled(template.path());
+    let id = filled(template.path(), &Encryption::Off);
     let kinds = pages_by_kind(template.path());
     for wanted in [
         "header",
@@ -150,8 +165,11 @@ fn whatever_page_is_damaged_every_other_batch_arrives_once_under_its_identity_an
         "journal leaf",
         "journal inner",
         "journal overflow",
+        "freelist trunk",
         "outbox",
         "progress",
+        "meta",
+        "identity",
     ] {
         assert!(
             kinds.contains_key(wanted),
@@ -181,8 +199,11 @@ fn whatever_page_is_damaged_every_other_batch_arrives_once_under_its_identity_an
                 let what = format!("{kind} page {page}, condemned: {condemned}");
                 let (store, messages, state) = salvaged(folder.path());
                 let damaged: BTreeSet<u64> = batches.iter().flat_map(|first| *first..first + 10).collect();
-                let whole: BTreeSet<u64> = (1..=LAST).filter(|n| !damaged.contains(n)).collect();
-                let found: BTreeSet<u64> = messages.keys().copied().collect();
+                let whole: BTreeSet<u64> = (DROPPED + 1..=LAST).filter(|n| !damaged.contains(n)).collect();
+                // What was dropped comes again only where nobody knows that it was.
+                let known = state.as_ref().is_none_or(|state| state.known);
+                assert!(!known || messages.keys().all(|n| *n > DROPPED), "{what}");
+                let found: BTreeSet<u64> = messages.keys().copied().filter(|n| *n > DROPPED).collect();
                 assert!(
                     found.is_superset(&whole),
                     "{what}: {:?} are missing",
@@ -192,7 +213,7 @@ fn whatever_page_is_damaged_every_other_batch_arrives_once_under_its_identity_an
                     messages.iter().all(|(n, known)| *known == (id.clone(), *n)),
                     "{what}"
                 );
-                let missing = LAST - found.len() as u64;
+                let missing = LAST - DROPPED - found.len() as u64;
                 let Some(state) = state else {
                     let run = store.read_from(1, usize::MAX).unwrap().damaged;
                     let damaged: u64 = run.iter().map(|(first, last)| last - first + 1).sum();
@@ -294,7 +315,7 @@ fn a_log_that_is_damaged_in_the_middle_hides_no_commit_behind_it() {
 #[test]
 fn a_salvage_that_is_cut_off_anywhere_neither_loses_nor_doubles() {
     let folder = tempfile::tempdir().unwrap();
-    let id = filled(folder.path());
+    let id = filled(folder.path(), &Encryption::Off);
     smash(&folder.path().join("store.db"), 1);
     let mut rounds = 0;
     loop {
@@ -307,14 +328,15 @@ fn a_salvage_that_is_cut_off_anywhere_neither_loses_nor_doubles() {
         // Messages of the sources come in between, and the portion after the last commit is lost.
         store.append(&[message(LAST + rounds)], &[], None, 0, 0).unwrap();
         drain(&mut store, &mut salvage, 1);
-        let lost = next_portion(&mut store, &mut salvage);
+        let lost = next_portion(&mut store, &mut salvage, &Encryption::Off);
         if lost.is_none() {
             store.settle_salvage(&mut salvage).unwrap();
         }
     }
     let (store, recovered) = Store::open(folder.path()).unwrap();
     let messages = messages_of(&store, &recovered);
-    assert_eq!(messages.len() as u64, LAST + rounds);
+    let found = messages.keys().filter(|n| **n > DROPPED).count() as u64;
+    assert_eq!(found, LAST - DROPPED + rounds);
     let old = messages.iter().filter(|(n, _)| **n <= LAST);
     assert!(old.clone().all(|(n, known)| *known == (id.clone(), *n)));
     assert!(rounds > 3, "{rounds} rounds");
@@ -435,5 +457,106 @@ fn associations_dead_letters_and_the_ledger_come_over_also_sealed_ones() {
         assert_eq!((salvage.state().letters, salvage.state().messages), (1, 1));
         let letters: Vec<StoredLetter> = store.letters(&[1, 2]).unwrap();
         assert!(letters.is_empty(), "they fail again, or do not");
+    }
+}
+
+#[test]
+fn a_sealed_store_without_its_first_page_finds_its_id_and_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = filled(folder.path(), &Encryption::Own);
+    smash(&folder.path().join("store.db"), 1);
+    let (mut store, mut recovered) = Store::open_with(folder.path(), &Encryption::Own).unwrap();
+    let mut salvage = recovered.salvages.pop().unwrap();
+    while store.salvage_step(&mut salvage, &Encryption::Own).unwrap() {}
+    let messages = messages_of(&store, &recovered);
+    assert!((DROPPED + 1..=LAST).all(|n| messages[&n] == (id.clone(), n)));
+    assert_eq!(salvage.state().lost, 0);
+}
+
+#[test]
+fn a_sealed_store_waits_for_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), &Encryption::Own);
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("store.db.damaged-1");
+    std::fs::copy(folder.path().join("store.db"), &file).unwrap();
+    drop(Store::open(other.path()).unwrap());
+    let (mut store, recovered) = Store::open(other.path()).unwrap();
+    assert_eq!(
+        recovered.salvages.len(),
+        1,
+        "without a key what is not sealed comes over"
+    );
+    assert!(store.begin_salvage(&file, &Encryption::Own).unwrap().is_none());
+    let state = store.salvages().unwrap().remove(0);
+    assert!(
+        state.waits.as_ref().unwrap().contains("its key is not there"),
+        "{state:?}"
+    );
+    assert!(state.concerns(adopt::now()) && !state.settled);
+    std::fs::copy(folder.path().join("store.key"), other.path().join("store.key")).unwrap();
+    let mut salvage = store.begin_salvage(&file, &Encryption::Own).unwrap().unwrap();
+    assert_eq!(salvage.state().waits, None);
+    while store.salvage_step(&mut salvage, &Encryption::Own).unwrap() {}
+    assert_eq!(salvage.state().messages, LAST - DROPPED);
+}
+
+#[test]
+fn a_store_that_is_damaged_while_it_takes_over_another_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = filled(folder.path(), &Encryption::Off);
+    Store::condemn_in(folder.path(), "the first").unwrap();
+    let (mut store, mut recovered) = Store::open(folder.path()).unwrap();
+    drain(&mut store, &mut recovered.salvages[0], 1);
+    let between = LAST + 1;
+    let position = store.append(&[message(between)], &[], None, 0, 0).unwrap();
+    let second = recovered.store_id.clone();
+    drop(store);
+    Store::condemn_in(folder.path(), "the second").unwrap();
+    let (store, messages, _) = salvaged(folder.path());
+    let found: BTreeSet<u64> = messages.keys().copied().collect();
+    assert_eq!(found, (DROPPED + 1..=between).collect());
+    assert_eq!(messages[&between], (second, position));
+    assert!(
+        messages
+            .iter()
+            .all(|(n, known)| *n == between || *known == (id.clone(), *n))
+    );
+    assert_eq!(store.salvages().unwrap().len(), 2);
+}
+
+#[test]
+fn set_aside_files_stay_until_they_are_salvaged_and_then_as_evidence_for_a_while() {
+    const DAY: i64 = 86_400 * 10_000_000;
+    const MIB: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    filled(folder.path(), &Encryption::Off);
+    Store::condemn_in(folder.path(), "a test").unwrap();
+    let (mut store, mut recovered) = Store::open(folder.path()).unwrap();
+    let mut salvage = recovered.salvages.pop().unwrap();
+    let file = folder.path().join(&salvage.state().file);
+    let bytes = store.set_aside_bytes();
+    assert!(bytes > MIB / 4, "{bytes}");
+    assert_eq!(store.limit_beside_former(100 * MIB), 100 * MIB - bytes);
+    assert_eq!(store.limit_beside_former(bytes), bytes - bytes / 2);
+    let now = adopt::now();
+    // Not salvaged: neither age nor room removes it.
+    store.tidy_set_aside(MIB, Some(now + 100 * DAY), true).unwrap();
+    assert!(file.exists());
+    drain(&mut store, &mut salvage, usize::MAX);
+    store.tidy_set_aside(MIB, Some(now + 100 * DAY), true).unwrap();
+    assert!(file.exists(), "not everything was normalized");
+    store.settle_salvage(&mut salvage).unwrap();
+    for (what, max_bytes, wall, short, stays) in [
+        ("fresh", 100 * MIB, Some(now + DAY), false, true),
+        ("the clock is not trusted", 100 * MIB, None, false, true),
+        ("a week is over", 100 * MIB, Some(now + 8 * DAY), false, false),
+        ("the disk is short", 100 * MIB, None, true, false),
+        ("more than its share", bytes * 7, None, false, false),
+    ] {
+        let copy = std::fs::read(&file).unwrap();
+        store.tidy_set_aside(max_bytes, wall, short).unwrap();
+        assert_eq!(file.exists(), stays, "{what}");
+        std::fs::write(&file, copy).unwrap();
     }
 }

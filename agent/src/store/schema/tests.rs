@@ -158,10 +158,34 @@ fn a_store_of_a_newer_version_is_refused_and_not_touched() {
         .pragma_update(None, "user_version", VERSION + 1)
         .unwrap();
     drop(connection);
+    let file = folder.path().join("store.db");
+    let before = std::fs::read(&file).unwrap();
     assert!(matches!(
         Store::open(folder.path()).map(|_| ()),
         Err(StoreError::Newer(_))
     ));
+    // Whatever else is the matter with it: damaged, or given up by the newer program.
+    let mut damaged = before.clone();
+    damaged[120..].fill(0x5a);
+    std::fs::write(&file, &damaged).unwrap();
+    for note in [false, true] {
+        if note {
+            Store::condemn_in(folder.path(), "a newer program says so").unwrap();
+        }
+        let Err(error) = Store::open(folder.path()) else {
+            panic!("it was opened, with a note: {note}");
+        };
+        assert!(
+            error.to_string().contains("install that version again"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&file).unwrap(), damaged);
+    }
+    std::fs::remove_file(folder.path().join("store.db.condemned")).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(folder.path().join(format!("store.db{suffix}")));
+    }
+    std::fs::write(&file, before).unwrap();
     let connection = Connection::open(folder.path().join("store.db")).unwrap();
     assert_eq!(version(&connection), VERSION + 1);
 }
