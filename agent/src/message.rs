@@ -87,6 +87,9 @@ pub enum PayloadKind {
     },
 }
 
+/// Stands for the identity of a record in a message that was read back: the journal keeps that it was one, not which.
+pub const UNNAMED_RECORD: u64 = 0;
+
 /// One payload from a source on its way to the journal.
 #[derive(Clone, Debug)]
 pub struct Message {

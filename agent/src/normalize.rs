@@ -10,7 +10,9 @@ use crate::packs::{Pack, PackSet};
 use crate::sabotage::{self, Sabotage};
 use crate::store::Dating;
 use crate::telemetry::errors::{ErrorRecord, MappingPlace};
+use crate::timekeeping::device::{AtReading, Clocks};
 use iomt_mapping::message::{Envelope, PropertyValue};
+use iomt_mapping::phd::time::ClockKind;
 use iomt_mapping::{Measurement, NormalizeError, Timestamp};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub struct Match {
     pub measurement: Arc<Measurement>,
     /// Why it cannot be sent as it is; none when it can.
     pub hold: Option<Hold>,
+    /// The clock of its device, where something is known of it.
+    pub clock: Option<Arc<AtReading>>,
 }
 
 /// Why a reading cannot be sent: nobody can say when it was taken.
@@ -95,6 +99,8 @@ pub struct Normalized {
     pub unparsable: Option<ErrorRecord>,
     /// Matches that an earlier pack hid.
     pub shadowed: u64,
+    /// A reading is dated by what is measured of the clock of its device.
+    pub measured: bool,
 }
 
 impl Normalized {
@@ -116,8 +122,8 @@ impl Normalized {
     }
 
     /// Whether what becomes of any measurement may still change.
-    pub fn any_held(&self) -> bool {
-        self.matches.iter().any(|m| m.hold.is_some())
+    pub fn may_change(&self) -> bool {
+        self.measured || self.matches.iter().any(|m| m.hold.is_some())
     }
 }
 
@@ -141,7 +147,7 @@ pub fn receive_time(stamp: &Stamp, dating: &[Dating]) -> (Timestamp, bool) {
 }
 
 /// What a message becomes under `packs`.
-pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating]) -> Normalized {
+pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating], clocks: &Clocks) -> Normalized {
     if let PayloadKind::Truncated { length, .. } = stored.message.kind {
         let text = format!(
             "a payload of {length} bytes is larger than max_message_bytes of its source; the first 4 KiB are kept"
@@ -152,11 +158,23 @@ pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating]) -> 
         };
     }
     let (received, known) = receive_time(&stored.message.stamp, dating);
-    let mut result = evaluate(stored, packs, received);
+    let at = At {
+        received,
+        known,
+        clocks,
+    };
+    let mut result = evaluate(stored, packs, &at);
     if !known && !result.matches.is_empty() {
         // Whatever changes with the receive time took something of it.
         let later = another_time(received);
-        let other = evaluate(stored, packs, later);
+        let other = evaluate(
+            stored,
+            packs,
+            &At {
+                received: later,
+                ..at
+            },
+        );
         let same_matches = result.matches.len() == other.matches.len();
         let mut others = other.matches.iter();
         for one in &mut result.matches {
@@ -181,7 +199,14 @@ fn another_time(time: Timestamp) -> Timestamp {
         .unwrap_or(time)
 }
 
-fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
+/// When a message came, and what is known of clocks.
+struct At<'c> {
+    received: Timestamp,
+    known: bool,
+    clocks: &'c Clocks,
+}
+
+fn evaluate(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> Normalized {
     if sabotage::is_on(Sabotage::AbortOnMarker) {
         let marker = sabotage::ABORT_MARKER;
         let mut parts = stored.message.payload.bytes().windows(marker.len());
@@ -189,7 +214,7 @@ fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Nor
             std::process::abort();
         }
     }
-    match catch_unwind(AssertUnwindSafe(|| evaluate_unguarded(stored, packs, received))) {
+    match catch_unwind(AssertUnwindSafe(|| evaluate_unguarded(stored, packs, at))) {
         Ok(result) => result,
         Err(_) => Normalized {
             failed: vec![ErrorRecord::new(
@@ -201,7 +226,7 @@ fn evaluate(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Nor
     }
 }
 
-fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timestamp) -> Normalized {
+fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> Normalized {
     let message = &stored.message;
     let mut properties: Vec<(&str, PropertyValue<'_>)> = Vec::with_capacity(message.properties.len() + 1);
     if let Some(topic) = &message.topic {
@@ -217,7 +242,7 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
     if let Some(device) = &message.device_id {
         system.push(("iothub-connection-device-id", PropertyValue::Text(device)));
     }
-    system.push(("iothub-enqueuedtime", PropertyValue::Time(received)));
+    system.push(("iothub-enqueuedtime", PropertyValue::Time(at.received)));
     let mut body = match payload::decode(message) {
         Ok(body) => body,
         Err(error) => {
@@ -250,20 +275,23 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
     let matches = set.matches.into_iter().enumerate().filter_map(|(number, found)| {
         let pack = Arc::clone(packs.packs().get(found.pack)?);
         let mut measurement = found.measurement;
-        // A device whose own clock is off by a known amount (third file of the pack).
-        measurement.occurrence_time = pack
-            .options
-            .corrected(&measurement.type_name, measurement.occurrence_time);
-        let measurement = Arc::new(measurement);
+        let (clock, hold) = correct(&mut measurement, &pack, packs, stored, at);
         Some(Match {
             number: number as u32,
             pack,
-            measurement,
-            hold: None,
+            measurement: Arc::new(measurement),
+            hold,
+            clock: clock.map(Arc::new),
         })
     });
+    let matches: Vec<Match> = matches.collect();
+    let is_measured = |found: &Match| {
+        let rule = packs.clocks().of(&found.measurement.device_id);
+        rule.is_some_and(|rule| rule.measured.is_some())
+    };
     Normalized {
-        matches: matches.collect(),
+        measured: !packs.clocks().0.is_empty() && matches.iter().any(is_measured),
+        matches,
         failed: refused
             .into_iter()
             .chain(
@@ -275,6 +303,45 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, received: Timesta
         unparsable: None,
         shadowed: set.shadowed as u64,
     }
+}
+
+/// Takes out of the time of a reading what the clock of its device is off: what the third file of its pack says, then what
+/// the configuration says of its device.
+fn correct(
+    measurement: &mut Measurement,
+    pack: &Pack,
+    packs: &PackSet,
+    stored: &StoredMessage,
+    at: &At<'_>,
+) -> (Option<AtReading>, Option<Hold>) {
+    let shown = measurement.occurrence_time;
+    let by_pack = pack.options.corrected(&measurement.type_name, shown);
+    measurement.occurrence_time = by_pack;
+    let of_pack = by_pack.ticks() - shown.ticks();
+    // The time of reception is no time of a device.
+    let rule = match shown == at.received {
+        true => None,
+        false => packs.clocks().of(&measurement.device_id),
+    };
+    let Some(rule) = rule else {
+        let clock = AtReading {
+            shown,
+            correction: of_pack,
+            measured: 0,
+            kind: ClockKind::Utc,
+            coincident: true,
+            seen: None,
+        };
+        return ((of_pack != 0).then_some(clock), None);
+    };
+    let received = at.known.then(|| at.received.ticks());
+    let (mut clock, time, hold) = at
+        .clocks
+        .judge(rule, &measurement.device_id, stored, by_pack, received);
+    measurement.occurrence_time = time;
+    clock.shown = shown;
+    clock.correction += of_pack;
+    (Some(clock), hold)
 }
 
 fn failed(packs: &PackSet, pack: usize, error: NormalizeError) -> ErrorRecord {

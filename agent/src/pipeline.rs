@@ -14,6 +14,7 @@ use crate::packs::PackSet;
 use crate::store::outbox::Outbox;
 use crate::store::{Dating, Isolation, NewRevision, StoreError, StoreHandle, Trouble};
 use crate::timekeeping::ClockWatch;
+use crate::timekeeping::device::{self, Clocks};
 use crate::wear::Governor;
 use iomt_mapping::pack_options::Priority;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -276,6 +277,8 @@ pub struct Pipeline {
     pub corrections: RefCell<Corrections>,
     /// What the wall clock does.
     pub clock: RefCell<ClockWatch>,
+    /// What is measured of clocks of devices.
+    pub device_clocks: RefCell<Clocks>,
     /// What dates messages of an untrusted clock.
     pub dating: RefCell<Vec<Dating>>,
     /// Position of the next message.
@@ -413,8 +416,9 @@ impl Pipeline {
             &entry.stored,
             &packs,
             &self.dating.borrow(),
+            &self.device_clocks.borrow(),
         ));
-        if revision.is_none() && !result.any_held() {
+        if revision.is_none() && !result.may_change() {
             // Losing a race for the cell is fine: both results are equal.
             let _ = entry.normalized.set(Rc::clone(&result));
         }
@@ -474,6 +478,67 @@ impl Pipeline {
             dating.reference = Some(reference);
         }
         self.wake_undated();
+    }
+
+    /// Takes what a message showed of the clock of its device; tells whether readings get another time by that. It is on the
+    /// disk before anything is dated by it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`]; a disk that refuses is waited for.
+    pub async fn observe_clocks(
+        &self,
+        stored: &StoredMessage,
+        normalized: &Normalized,
+    ) -> Result<bool, StoreError> {
+        // The newest reading of each device, as its clock showed it.
+        let mut newest: Vec<(&str, i64)> = Vec::new();
+        for found in &normalized.matches {
+            let measured = found.clock.as_ref().map_or(0, |clock| clock.measured);
+            let shown = found.measurement.occurrence_time.ticks() - measured;
+            let device = found.measurement.device_id.as_str();
+            match newest.iter_mut().find(|(known, _)| *known == device) {
+                Some((_, latest)) => *latest = shown.max(*latest),
+                None => newest.push((device, shown)),
+            }
+        }
+        if newest.is_empty() {
+            return Ok(false);
+        }
+        let packs = self.pack_set(stored.revision).await?;
+        let mut changed = false;
+        for (name, shown) in newest {
+            let rule = packs.clocks().of(name);
+            let change = self.device_clocks.borrow_mut().observe(rule, name, stored, shown);
+            let Some(change) = change else { continue };
+            loop {
+                let (device, state) = (Arc::clone(&change.device), change.state.clone());
+                let kept = self
+                    .store
+                    .call(move |store| store.keep_device_clock(&device, &state))
+                    .await;
+                match kept {
+                    Ok(()) => break,
+                    Err(error @ (StoreError::Stopped | StoreError::Lost(_))) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(
+                            "{error}; what is measured of a device's clock cannot be stored, trying again"
+                        );
+                        self.beat("normalize");
+                        embassy_time::Timer::after_secs(5).await;
+                    }
+                }
+            }
+            let wakes = change.wakes;
+            self.device_clocks.borrow_mut().take(change);
+            changed = true;
+            if wakes {
+                for name in device::WAITS {
+                    let now_us = clock::monotonic_us();
+                    self.outbox.borrow_mut().wake_waiting(name, now_us);
+                }
+            }
+        }
+        Ok(changed)
     }
 
     /// Tries readings that could not be dated.

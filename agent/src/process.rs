@@ -60,8 +60,11 @@ pub async fn run(
         }
         for turn in batch.chunks(TURN) {
             for entry in turn {
-                let normalized = normalized(&pipeline, entry).await?;
-                take(&pipeline, &destinations, entry, &normalized);
+                let mut result = normalized(&pipeline, entry).await?;
+                if pipeline.observe_clocks(&entry.stored, &result).await? {
+                    result = pipeline.normalized(entry, None).await?;
+                }
+                take(&pipeline, &destinations, entry, &result);
             }
             pipeline.normalized.notify_waiters();
             tokio::task::yield_now().await;

@@ -40,6 +40,7 @@ use crate::store::outbox::Outbox;
 use crate::store::salvage::Salvage;
 use crate::store::{Loss, Recovered, Store, StoreError, StoreHandle};
 use crate::telemetry::status::Summary;
+use crate::timekeeping::device::Clocks;
 use crate::wear::Governor;
 use crate::worker::Worker;
 use anyhow::Context as _;
@@ -217,7 +218,9 @@ pub fn at_rest(config: &Config) -> anyhow::Result<AtRest> {
             .find(|(_, name)| ***name == *source.name)
             .map(|(id, _)| *id);
         if let Some(id) = id {
-            let own = packs.for_source(source.packs.as_deref());
+            let own = packs
+                .for_source(source.packs.as_deref())
+                .with_clocks(&Arc::new(config.clock.rules()));
             pipeline.packs.borrow_mut().set_current(id, own);
         }
     }
@@ -252,6 +255,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         associations: Rc::default(),
         corrections: RefCell::default(),
         clock: RefCell::default(),
+        device_clocks: RefCell::new(Clocks::restore(&recovered.device_clocks)),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 const SECOND: i64 = 10_000_000;
 /// A store that is full within this many seconds is worth an operator's attention: a day.
 const SOON: u64 = 86_400;
+/// Devices with a wrong clock that are named.
+const DEVICES_NAMED: usize = 5;
 /// A backlog older than this is worth an operator's attention, in seconds.
 const OLD_BACKLOG: u64 = 3600;
 
@@ -173,6 +175,7 @@ impl Agent {
             uptime_seconds: self.started.elapsed().as_secs(),
             time: clock::wall().to_string(),
             clock_trusted,
+            device_clocks: self.pipeline.device_clocks.borrow().shown(),
             clock_synchronized_seconds: clock::synchronized_seconds(),
             clock_jumps: self.pipeline.clock.borrow().jumps,
             clock_moved_seconds: self
@@ -428,6 +431,18 @@ fn judge(status: &mut Status, now: i64) {
         if let Some(problem) = &pack.problem {
             problems.push(format!("mapping pack {}: {problem}", pack.name));
         }
+    }
+    let wrong = status
+        .device_clocks
+        .iter()
+        .filter_map(|clock| Some((&clock.device, clock.problem.as_ref()?)));
+    for (device, problem) in wrong.clone().take(DEVICES_NAMED) {
+        problems.push(format!("device {device}: {problem}"));
+    }
+    if let Some(more) = wrong.count().checked_sub(DEVICES_NAMED).filter(|more| *more > 0) {
+        problems.push(format!(
+            "the clocks of {more} more devices are off, see `status --json`"
+        ));
     }
     if let Some(moved) = &status.clock_moved_seconds {
         problems.push(format!(

@@ -492,3 +492,150 @@ fn a_clock_that_is_not_trusted_any_more_is_replaced_by_the_time_that_passed() {
     );
     assert_eq!(gateway.held(), held(&[(61, 10 * SECOND), (62, 20 * SECOND)]));
 }
+
+/// Times with a device clock that is so many seconds ahead, as the server has them.
+fn corrected(gateway: &Gateway, pairs: &[(u32, i64)]) {
+    let pairs: Vec<(u32, i64)> = pairs
+        .iter()
+        .map(|(value, second)| (*value, second * SECOND))
+        .collect();
+    assert_eq!(gateway.held(), held(&pairs));
+}
+
+#[test]
+fn a_constant_correction_is_part_of_the_revision_that_a_message_names() {
+    use Event::Wait;
+    let rule = "[[clock.device]]\ndevice = \"ba*\"\nahead = \"5 min\"\n";
+    let mut gateway = Gateway::new(rule);
+    gateway.run(0, vec![Wait(10), dated_reading(61, 300), Wait(60)]);
+    corrected(&gateway, &[(61, 10)]);
+    // Sent again with another configuration (the confirmation was lost): the same Observation.
+    gateway.more = "[[clock.device]]\ndevice = \"band\"\nahead = \"10 min\"\n".to_owned();
+    let store = gateway.folder.path().join("store/store.db");
+    let connection = rusqlite::Connection::open(&store).unwrap();
+    connection.execute("DELETE FROM progress", []).unwrap();
+    drop(connection);
+    gateway.run(200 * SECOND, vec![Wait(10), dated_reading(62, 600), Wait(60)]);
+    corrected(&gateway, &[(61, 10), (62, 210)]);
+}
+
+#[test]
+fn a_measured_correction_dates_what_waited_for_it_and_survives_restarts() {
+    use Event::{Look, Message, Wait};
+    let rule = "[[clock.device]]\ndevice = \"band\"\nmeasured = true\nsamples = 3\n";
+    let mut gateway = Gateway::new(rule);
+    let live = |value, ahead| [dated_reading(value, ahead), Wait(30)];
+    let seen = gateway.run(
+        0,
+        [
+            live(61, 3600).as_slice(),
+            &[Look],
+            &live(62, 3600),
+            &live(63, 3600),
+            &live(64, 3600),
+            // A reading of its memory, half an hour old.
+            &[Event::Record(
+                r#"{"deviceId":"band","patientId":"anna","heartRate":65,"time":"NOW+1800"}"#.to_owned(),
+            )],
+            &[Wait(60), Look],
+        ]
+        .concat(),
+    );
+    assert_eq!(
+        seen.looks[0].destinations[0].waits[0].0.name,
+        "DeviceClockNotMeasured"
+    );
+    let clock = &seen.looks[1].device_clocks[0];
+    assert_eq!(
+        (clock.device.as_str(), clock.corrected_seconds),
+        ("band", Some(-3600.0))
+    );
+    assert_eq!(seen.looks[1].problems, [""; 0]);
+    corrected(
+        &gateway,
+        &[(61, 0), (62, 30), (63, 60), (64, 90), (65, 120 - 1800)],
+    );
+    // Everything is normalized and sent again after a restart, and the clock is set right meanwhile.
+    let store = gateway.folder.path().join("store/store.db");
+    let connection = rusqlite::Connection::open(&store).unwrap();
+    connection.execute("DELETE FROM progress", []).unwrap();
+    drop(connection);
+    let late =
+        Message(r#"{"deviceId":"band","patientId":"anna","heartRate":70,"time":"NOW-7199"}"#.to_owned());
+    let seen = gateway.run(
+        1000 * SECOND,
+        [
+            live(71, 1).as_slice(),
+            &[Look],
+            &live(72, 1),
+            &live(73, 1),
+            &live(74, 1),
+            // It was offline: what it kept comes late, and waits until it is clear that it is late.
+            &[late, Wait(10), Look],
+            &live(75, 1),
+            &live(76, 1),
+            &[Wait(60), Look],
+        ]
+        .concat(),
+    );
+    let waits = |look: &Status| {
+        look.destinations[0]
+            .waits
+            .iter()
+            .map(|(e, _)| e.name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(waits(&seen.looks[0]), ["DeviceClockUncertain"]);
+    assert!(
+        seen.looks[0]
+            .problems
+            .iter()
+            .any(|p| p.contains("contradict each other"))
+    );
+    assert_eq!(waits(&seen.looks[1]), ["DeviceClockUncertain"]);
+    // Taken before the clock was set: nobody can date it.
+    assert_eq!(
+        waits(&seen.looks[2]),
+        [""; 0],
+        "{:?} {:?}",
+        seen.looks[2].device_clocks,
+        seen.looks[2].destinations
+    );
+    assert_eq!(gateway.summary.dead, 1, "{:?}", seen.looks[2].dead_letters);
+    corrected(
+        &gateway,
+        &[
+            (61, 0),
+            (62, 30),
+            (63, 60),
+            (64, 90),
+            (65, 120 - 1800),
+            (71, 1000),
+            (72, 1030),
+            (73, 1060),
+            (74, 1090),
+            (75, 1130),
+            (76, 1160),
+        ],
+    );
+}
+
+#[test]
+fn a_device_far_off_is_a_problem_in_the_status_although_nothing_is_configured() {
+    use Event::{Look, Wait};
+    let mut gateway = Gateway::new("");
+    let mut script: Vec<Event> = (0..6)
+        .flat_map(|n| [dated_reading(61 + n, -900), Wait(60)])
+        .collect();
+    script.push(Look);
+    let seen = gateway.run(0, script);
+    let problem = &seen.looks[0].problems[0];
+    assert!(
+        problem.contains("device band") && problem.contains("900 s behind"),
+        "{problem}"
+    );
+    // They go as the device dated them.
+    assert_eq!(gateway.held()["61"], text(-900 * SECOND));
+    let page = crate::telemetry::metrics::render(&seen.looks[0]);
+    assert!(page.contains("bedside_device_clock_behind_seconds{device=\"band\"} 900\n"));
+}

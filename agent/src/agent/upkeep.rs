@@ -54,8 +54,11 @@ async fn take_packs(
     problems: Arc<Vec<PackProblem>>,
 ) {
     let mut changed = Vec::new();
+    let clocks = Arc::new(agent.config.clock.rules());
     for entry in &agent.sources {
-        let own = packs.for_source(entry.config.packs.as_deref());
+        let own = packs
+            .for_source(entry.config.packs.as_deref())
+            .with_clocks(&clocks);
         if agent.pipeline.packs.borrow_mut().set_current(entry.id, own) {
             changed.push(entry.id);
         }

@@ -70,6 +70,7 @@ fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
         associations: Rc::default(),
         corrections: RefCell::default(),
         clock: RefCell::default(),
+        device_clocks: RefCell::default(),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),

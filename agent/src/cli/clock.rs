@@ -78,12 +78,13 @@ impl Clock {
             Command::GiveUp { start } => ClockCommand::GiveUp { start: *start },
         };
         let answer = ask(&config, &command)?;
+        let count = answer.get("messages").and_then(Value::as_u64).unwrap_or(0);
         let shown = match &self.command {
             Command::List { format: Format::Json } => format!("{answer}\n"),
             Command::List { format: Format::Text } => text(&answer),
-            Command::Date { .. } => format!("{} messages are dated\n", answer["messages"]),
+            Command::Date { .. } => format!("{count} messages are dated\n"),
             Command::GiveUp { .. } => {
-                format!("the readings of {} messages are given up\n", answer["messages"])
+                format!("the readings of {count} messages are given up\n")
             }
         };
         super::print(&shown)?;
@@ -110,21 +111,28 @@ fn ask(config: &Config, command: &ClockCommand) -> anyhow::Result<Value> {
 
 fn text(answer: &Value) -> String {
     let mut out = String::new();
-    for start in answer["starts"].as_array().into_iter().flatten() {
-        let field = |name: &str| start[name].as_str().unwrap_or("?").to_owned();
-        let seconds = &start["seconds_after_start"];
+    let starts = answer.get("starts").and_then(Value::as_array);
+    for start in starts.into_iter().flatten() {
+        let field = |name: &str| match start.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Null) | None => "?".to_owned(),
+            Some(other) => other.to_string(),
+        };
+        let running = match start.get("running").and_then(Value::as_bool) {
+            Some(true) => " (now; dated when the clock is set)",
+            _ => "",
+        };
+        let seconds = start.get("seconds_after_start").and_then(Value::as_array);
+        let mut seconds = seconds.into_iter().flatten().filter_map(Value::as_u64);
+        let (first, last) = (
+            seconds.next().unwrap_or_default(),
+            seconds.next().unwrap_or_default(),
+        );
         let _ = writeln!(
             out,
-            "start {}{}: {} messages, {} s to {} s after it; not before {}, not after {}",
-            start["start"],
-            if start["running"] == true {
-                " (now; dated when the clock is set)"
-            } else {
-                ""
-            },
-            start["messages"],
-            seconds[0],
-            seconds[1],
+            "start {}{running}: {} messages, {first} s to {last} s after it; not before {}, not after {}",
+            field("start"),
+            field("messages"),
             field("not_before"),
             field("not_after"),
         );

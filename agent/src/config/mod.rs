@@ -4,6 +4,7 @@
 mod auth;
 mod azure;
 mod destination;
+mod device_clock;
 mod encryption;
 mod error;
 mod reader;
@@ -23,12 +24,14 @@ pub use destination::{
     DestinationConfig, DestinationKind, Envelope, EventHubConfig, EventPayload, FhirConfig, IdentityConfig,
     Measurements, PartitionKey, Resolution, Transport,
 };
+pub use device_clock::{DeviceClock, Zone};
 pub use encryption::Encryption;
 pub use error::{Checked, ConfigError, one_line};
 pub use secret::{Secret, SecretError, SecretRef};
 pub use source::{Broker, DeviceIdFrom, MqttConfig, MqttProtocol, SerialConfig, SourceConfig, SourceKind};
 pub use units::{ByteSize, TextDuration};
 
+use crate::timekeeping::device::Rules;
 use crate::wear::FlashBudget;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -247,6 +250,16 @@ pub struct WebConfig {
 pub struct ClockConfig {
     /// What makes the wall clock trustworthy.
     pub trust: ClockTrust,
+    /// Clocks of devices that are apart from the gateway's; the first that fits counts.
+    #[serde(rename = "device")]
+    pub devices: Vec<DeviceClock>,
+}
+
+impl ClockConfig {
+    /// The clocks of devices as normalizing uses them.
+    pub fn rules(&self) -> Rules {
+        Rules(self.devices.iter().map(DeviceClock::rule).collect())
+    }
 }
 
 /// `trust = "ntp" | "rtc" | "always"`.

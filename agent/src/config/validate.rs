@@ -132,6 +132,16 @@ impl Check<'_> {
                 }
             }
         }
+        for (number, device) in draft
+            .clock
+            .iter()
+            .flat_map(|clock| clock.devices.iter().enumerate())
+        {
+            if let Some((member, what, advice)) = device.wrong() {
+                let steps = [Member("clock"), Member("device"), Item(number), Member(member)];
+                self.error("WrongValue", &steps, what, advice);
+            }
+        }
         if let Some(listen) = draft.web.as_ref().and_then(|web| web.listen.as_ref()) {
             let steps = [Member("web"), Member("listen")];
             match listen.parse::<std::net::SocketAddr>() {

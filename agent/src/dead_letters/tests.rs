@@ -89,6 +89,7 @@ impl Ward {
             associations: Rc::default(),
             corrections: RefCell::default(),
             clock: RefCell::default(),
+            device_clocks: RefCell::default(),
             dating: RefCell::new(recovered.dating.clone()),
             head: Cell::new(recovered.next_position),
             committed: Notify::new(),

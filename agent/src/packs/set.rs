@@ -1,6 +1,7 @@
 //! The packs in force at a time, as one thing that can be named by a hash and kept with the messages that it met.
 
 use super::{Pack, PackText, hexadecimal};
+use crate::timekeeping::device::{Rule, Rules};
 use iomt_mapping::MappingSet;
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -11,12 +12,16 @@ use std::sync::Arc;
 pub struct PackSet {
     packs: Vec<Arc<Pack>>,
     mappings: MappingSet,
+    clocks: Arc<Rules>,
 }
 
 /// What the store keeps of a set.
 #[derive(Serialize, Deserialize)]
 struct Bundle<T> {
     packs: Vec<T>,
+    /// What the configuration says about clocks of devices: readings are dated by it, so it is part of the revision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clocks: Vec<Rule>,
 }
 
 impl PackSet {
@@ -25,7 +30,27 @@ impl PackSet {
         packs.sort_by(|a, b| a.text.name.cmp(&b.text.name));
         let named = |pack: &Arc<Pack>| (pack.text.name.clone(), Arc::clone(&pack.device));
         let mappings = MappingSet::new(packs.iter().map(named).collect());
-        PackSet { packs, mappings }
+        PackSet {
+            packs,
+            mappings,
+            clocks: Arc::default(),
+        }
+    }
+
+    /// The same packs with what the configuration says about clocks of devices.
+    #[must_use]
+    pub fn with_clocks(self: Arc<PackSet>, clocks: &Arc<Rules>) -> Arc<PackSet> {
+        if self.clocks == *clocks {
+            return self;
+        }
+        let mut set = Arc::unwrap_or_clone(self);
+        set.clocks = Arc::clone(clocks);
+        Arc::new(set)
+    }
+
+    /// What the configuration says about clocks of devices.
+    pub fn clocks(&self) -> &Rules {
+        &self.clocks
     }
 
     /// The packs, in name order.
@@ -49,33 +74,27 @@ impl PackSet {
             return Arc::clone(self);
         };
         let named = self.packs.iter().filter(|pack| names.contains(&pack.text.name));
-        Arc::new(PackSet::new(named.cloned().collect()))
+        Arc::new(PackSet::new(named.cloned().collect())).with_clocks(&self.clocks)
     }
 
     /// SHA-256 over the packs, 64 hexadecimal digits: equal for equal sets.
     pub fn revision(&self) -> String {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for pack in &self.packs {
-            context.update(pack.text.revision().as_bytes());
-        }
-        hexadecimal(context.finish().as_ref())
+        hash(self.packs.iter().map(|pack| pack.text.as_ref()), &self.clocks.0)
     }
 
     /// The texts as the store keeps them per revision, so that the last good packs survive a restart even when the files
     /// are broken by then.
     pub fn bundle(&self) -> Vec<u8> {
         let packs = self.packs.iter().map(|pack| pack.text.as_ref()).collect();
+        let clocks = self.clocks.0.clone();
         // Texts and lists of texts are always representable in JSON.
-        serde_json::to_vec(&Bundle { packs }).unwrap_or_default()
+        serde_json::to_vec(&Bundle { packs, clocks }).unwrap_or_default()
     }
 
     /// [`PackSet::revision`] of the set that a bundle was made of; none when the bytes are no bundle.
     pub fn revision_of(bundle: &[u8]) -> Option<String> {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for text in PackSet::texts(bundle)? {
-            context.update(text.revision().as_bytes());
-        }
-        Some(hexadecimal(context.finish().as_ref()))
+        let bundle: Bundle<PackText> = serde_json::from_slice(bundle).ok()?;
+        Some(hash(bundle.packs.iter(), &bundle.clocks))
     }
 
     /// The texts of a bundle.
@@ -86,9 +105,25 @@ impl PackSet {
     /// The set that a bundle was made of. None when the bytes are no bundle; a pack that this version of the agent does
     /// not load any more is left out.
     pub fn from_bundle(bundle: &[u8]) -> Option<PackSet> {
-        let packs = PackSet::texts(bundle)?
+        let bundle: Bundle<PackText> = serde_json::from_slice(bundle).ok()?;
+        let packs = bundle
+            .packs
             .into_iter()
             .filter_map(|text| Pack::load(text).0.map(Arc::new));
-        Some(PackSet::new(packs.collect()))
+        let mut set = PackSet::new(packs.collect());
+        set.clocks = Arc::new(Rules(bundle.clocks));
+        Some(set)
     }
+}
+
+/// Hash of the texts; without rules for clocks it is that of the texts alone.
+fn hash<'t>(packs: impl Iterator<Item = &'t PackText>, clocks: &[Rule]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for text in packs {
+        context.update(text.revision().as_bytes());
+    }
+    if !clocks.is_empty() {
+        context.update(&serde_json::to_vec(clocks).unwrap_or_default());
+    }
+    hexadecimal(context.finish().as_ref())
 }

@@ -10,6 +10,7 @@
 use super::vault::Vault;
 use crate::message::{
     AckToken, Message, Payload, PayloadKind, Position, RevisionId, SourceId, Stamp, StoredMessage,
+    UNNAMED_RECORD,
 };
 use bytes::Bytes;
 use iomt_mapping::Timestamp;
@@ -30,6 +31,8 @@ const TRUNCATED: u8 = 4;
 const HAS_TOPIC: u8 = 8;
 const HAS_DEVICE: u8 = 16;
 const HAS_ACK: u8 = 32;
+/// From the memory of its device; which one it was is in the table `sent_record`.
+const IS_RECORD: u8 = 64;
 
 /// A stored batch that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -227,6 +230,7 @@ fn put_record(
         0
     };
     flags |= if message.ack.is_some() { HAS_ACK } else { 0 };
+    flags |= if message.record.is_some() { IS_RECORD } else { 0 };
     out.push(flags);
     put_number(out, u64::from(message.source.0));
     put_number(out, u64::from(revision.0));
@@ -406,7 +410,7 @@ fn decode_record(
         properties,
         device_id,
         possible_repeat,
-        record: None,
+        record: (flags & IS_RECORD != 0).then_some(UNNAMED_RECORD),
         ack,
     };
     Some(StoredMessage {

@@ -86,6 +86,7 @@ pub mod associations;
 pub mod bounds;
 mod check;
 pub mod codec;
+mod device_clocks;
 #[cfg(test)]
 mod invariants;
 mod isolation;

@@ -5,7 +5,7 @@
 //! it leaves neither, and the device shows the record again; a crash after it leaves both.
 
 use super::Store;
-use crate::message::{Message, Position, RevisionId, SourceId};
+use crate::message::{Message, Position, RevisionId, SourceId, UNNAMED_RECORD};
 use rusqlite::{Transaction, params};
 
 /// Records that are remembered of a source: more than drivers know of their devices. Older ones are forgotten.
@@ -20,7 +20,9 @@ pub(super) fn remember(
     batch: &[(Message, RevisionId)],
 ) -> rusqlite::Result<()> {
     for (position, (message, _)) in (first..).zip(batch) {
-        let Some(record) = message.record else { continue };
+        let Some(record) = message.record.filter(|record| *record != UNNAMED_RECORD) else {
+            continue;
+        };
         transaction
             .prepare_cached("INSERT INTO sent_record (source, position, record) VALUES (?1, ?2, ?3)")?
             .execute(params![message.source.0, position as i64, record as i64])?;

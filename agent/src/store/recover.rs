@@ -54,6 +54,8 @@ pub struct Recovered {
     pub boot: u32,
     /// All boots with their references.
     pub dating: Vec<Dating>,
+    /// What is measured of clocks of devices: device and state.
+    pub device_clocks: Vec<(String, String)>,
     /// Cursors and counters.
     pub progress: Progress,
     /// Group keys by number.
@@ -152,6 +154,7 @@ impl Store {
             store_id,
             boot,
             dating,
+            device_clocks: self.device_clocks()?,
             progress,
             series,
             rows,

@@ -186,6 +186,21 @@ pub fn render(status: &Status) -> String {
         family(&mut page, name, "gauge", help);
         let _ = writeln!(page, "{name} {value}");
     }
+    family(
+        &mut page,
+        "bedside_device_clock_behind_seconds",
+        "gauge",
+        "How far clocks of devices are behind the gateway's, of those that are corrected or far off.",
+    );
+    for clock in &status.device_clocks {
+        if let Some(seconds) = clock.behind_seconds {
+            let device = label(&clock.device);
+            let _ = writeln!(
+                page,
+                "bedside_device_clock_behind_seconds{{device=\"{device}\"}} {seconds}"
+            );
+        }
+    }
     let (outlook, wear) = (&status.store.outlook, &status.store.wear);
     for (name, help, value) in [
         (

@@ -26,6 +26,8 @@ pub struct Status {
     pub clock_jumps: u64,
     /// By how many seconds it was moved, for an hour.
     pub clock_moved_seconds: Option<String>,
+    /// Clocks of devices that are corrected by what was measured, or remarkably far off.
+    pub device_clocks: Vec<crate::timekeeping::device::Shown>,
     /// `ok`, `degraded` or `trouble`, with the reasons beside it.
     pub health: &'static str,
     /// What is wrong and what to do.

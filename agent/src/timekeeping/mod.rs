@@ -1,6 +1,7 @@
 //! What is known of clocks: how the wall clock of the gateway behaves, and readings that nobody can date without the
-//! operator ([`undated`]).
+//! operator ([`undated`]), and clocks of devices ([`device`]).
 
+pub mod device;
 pub mod undated;
 
 /// Ticks of 100 ns in a second.

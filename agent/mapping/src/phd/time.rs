@@ -4,8 +4,10 @@
 //! The guide's last column says whether the reading refers to a coincident timestamp: a record of what the clock of the
 //! device showed at a time of the gateway. "With the gateway's offset" is UTC here: the agent writes all times as UTC.
 
+use serde::{Deserialize, Serialize};
+
 /// What the clock of a device counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ClockKind {
     /// UTC (base offset time), with or without a local offset beside it.
     Utc,

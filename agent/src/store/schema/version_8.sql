@@ -77,7 +77,7 @@ CREATE TRIGGER identity_destination AFTER INSERT ON destination BEGIN
 CREATE TRIGGER identity_boot AFTER INSERT ON boot BEGIN
         INSERT INTO identity (mark, key, value) VALUES ('bedside-store', 'boot/' || new.id, new.boot_id); END;
 CREATE TABLE device_clock (device TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
-INSERT INTO "device_clock" VALUES('band-1','{"entries":[{"from":0,"correction":36000000000,"received":88,"jump":true}],"suspect":null,"seen":3}');
+INSERT INTO "device_clock" VALUES('band-1','{"entries":[{"from":0,"correction":36000000000,"received":88,"began":88}],"suspect":null,"seen":3}');
 COMMIT;
 PRAGMA user_version = 8;
 PRAGMA application_id = 1650811969;

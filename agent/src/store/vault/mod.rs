@@ -81,6 +81,7 @@ pub const TEXTS: &[(&str, &str)] = &[
     ("correction", "patient_before"),
     ("correction", "patient_after"),
     ("dead_letter", "error"),
+    ("device_clock", "device"),
     ("ledger", "device"),
     ("outbox", "waiting"),
     ("sent_period", "observation"),

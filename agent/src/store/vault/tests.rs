@@ -55,6 +55,7 @@ fn fill(store: &mut Store) {
         text: format!("{{\"births\":{{\"{DEVICE}\":{{}}}},\"missing\":\"no-birth\"}}"),
     };
     store.remember(&[learnt]).unwrap();
+    store.keep_device_clock(DEVICE, "{}").unwrap();
     let stored = store.read_from(first, 1).unwrap().messages.remove(0);
     let error = ErrorRecord::new("PatientNotFoundException", format!("no Patient {PATIENT}"));
     let changes = Changes {
