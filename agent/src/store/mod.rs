@@ -10,7 +10,7 @@
 //!
 //! 1. **Acknowledged is durable.** [`Store::append`] returns after the commit was synced to the medium (WAL,
 //!    `synchronous=FULL`); acknowledgements leave after it returns, never before (test `acknowledged_is_durable`, proof
-//!    `power-cuts`).
+//!    `power-cuts`, by classes of what is cut, and `power-cuts --guest` with a real kernel and ext4).
 //! 2. **A batch is there whole or not at all**, whatever moment the power is cut: it is one row of one transaction (test
 //!    `a_batch_is_there_whole_or_not_at_all`).
 //! 3. **Positions are never reused**, also not those of dropped segments: the next one is kept apart from the journal (test

@@ -29,7 +29,7 @@
 //! * **Batches** draw 24 bytes from the operating system for each. The first 12 make a key of their own (HMAC over them),
 //!   the other 12 are the nonce: two batches meet only if all 192 bits do. No state, so no crash, rollback or copy of the
 //!   file can bring one back, and there is no limit to their number (96 random bits alone would be good for 2^32 batches:
-//!   seven years at twenty a second).
+//!   seven years at twenty a second). `power-cuts --class sealed` looks at every sealing, also at those that a cut took back.
 //! * **Columns** that are looked up or compared (`WHERE device IS ?`) need equal values to stay equal: their 24 bytes are an
 //!   HMAC over column and value (a synthetic nonce, as SIV does). Two different values meet with a chance of 2^-96 after 2^48
 //!   of them; equal ones give equal bytes, which shows that two rows of a column name the same device, and nothing else.

@@ -108,7 +108,16 @@ pub fn run(cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -> anyhow::Res
     );
     File::create(&disk)?.set_len(DISK)?;
     let name = disk.display().to_string();
-    let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", &name];
+    // Blocks as on a card of many gigabytes.
+    let options = [
+        "-q",
+        "-F",
+        "-b",
+        "4096",
+        "-E",
+        "lazy_itable_init=0,lazy_journal_init=0",
+        &name,
+    ];
     command("mkfs.ext4", &options)?;
     std::fs::copy(&disk, &before)?;
     File::create(&log)?.set_len(2 << 30)?;

@@ -5,12 +5,14 @@ use anyhow::{Context, bail};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Messages under way at a time.
 const WINDOW: usize = 20;
+/// Pause after an acknowledgement: the store must never have to give something up.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// By message: entries of the write log when its acknowledgement was seen.
 pub type Acknowledged = Arc<Mutex<BTreeMap<u64, u64>>>;
@@ -43,7 +45,7 @@ pub fn start(log: &Path, acknowledged: &Acknowledged) -> anyhow::Result<u16> {
 
 fn serve(
     mut connection: TcpStream,
-    log: &PathBuf,
+    log: &Path,
     acknowledged: &Acknowledged,
     next: &mut u64,
 ) -> anyhow::Result<()> {
@@ -63,6 +65,7 @@ fn serve(
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(serial, entries);
+                    std::thread::sleep(PAUSE);
                 }
             }
             8 => {

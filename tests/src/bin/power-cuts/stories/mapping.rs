@@ -41,7 +41,7 @@ fn pack(number: u64) -> PackText {
             "typeName":"heartrate","value":{{"unit":"per {number}","valueName":"hr","valueType":"Quantity"}}}}}}]}}"#
         )),
         // Every other one has a third file, so that files also come and go.
-        agent: (number % 2 == 0).then(|| "{}".to_owned()),
+        agent: number.is_multiple_of(2).then(|| "{}".to_owned()),
     }
 }
 
