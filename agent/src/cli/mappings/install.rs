@@ -121,11 +121,9 @@ struct HiddenFolder {
 
 impl HiddenFolder {
     fn write(dir: &Path, pack: &PackText) -> io::Result<HiddenFolder> {
-        let path = dir.join(format!(".{}.{}", pack.name, std::process::id()));
-        // A power cut may have left one of the same number.
-        absent(fs::remove_dir_all(&path))?;
-        fs::create_dir(&path)?;
-        let new = HiddenFolder { path };
+        let new = HiddenFolder {
+            path: new_folder(dir, &pack.name)?,
+        };
         fs::set_permissions(&new.path, Permissions::from_mode(FOLDER_MODE))?;
         for (role, text) in roles(pack) {
             let Some(text) = text else { continue };
@@ -138,6 +136,19 @@ impl HiddenFolder {
         durable::sync_folder(&new.path)?;
         Ok(new)
     }
+}
+
+/// Makes a folder under a hidden name that nothing has: a power cut may have left one, with files of the operator in it.
+fn new_folder(dir: &Path, name: &str) -> io::Result<PathBuf> {
+    let process = std::process::id();
+    for number in 0.. {
+        let path = dir.join(format!(".{name}.{process}-{number}"));
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 impl Drop for HiddenFolder {
