@@ -3,9 +3,11 @@
 use super::simulate::{interrupted, parse_duration};
 use super::{Format, print};
 use crate::clock;
-use crate::ingest::serial::drivers::{Now, PortSettings};
+use crate::ingest::serial::drivers::{Now, PortSettings, drivers};
+use crate::ingest::serial::framing::checksum::to_hex;
 use crate::ingest::serial::sniff::{Heard, Score, Sniffer, best, shorthand, worth_trying};
 use crate::ingest::serial::{apply_settings, open_port, port_name};
+use crate::simulate::serial::names;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use embassy_time::{Duration, Timer};
@@ -26,6 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  bedside-agent serial drivers                                      which devices have a driver
   bedside-agent serial sniff /dev/ttyUSB0
   bedside-agent serial sniff /dev/ttyUSB0 --speed 9600 --for 30s")]
 pub struct Serial {
@@ -35,6 +38,7 @@ pub struct Serial {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Drivers(Drivers),
     Sniff(Sniff),
 }
 
@@ -45,9 +49,73 @@ impl Serial {
     /// When the port cannot be opened or read.
     pub fn run(&self) -> anyhow::Result<ExitCode> {
         match &self.command {
+            Command::Drivers(drivers) => drivers.run(),
             Command::Sniff(sniff) => sniff.run(),
         }
     }
+}
+
+/// List the drivers, how well each protocol is known, and the mapping pack that reads it
+#[derive(Args, Debug)]
+#[command(long_about = "\
+Lists the drivers: devices, usual settings of the port, mapping pack, what is sent, and how well the protocol is known. `two sources` agree,
+or one and a recording of a device; `one source` is the word of one; `framing only` finds the frames and passes them on as hexadecimal text.")]
+struct Drivers {
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl Drivers {
+    fn run(&self) -> anyhow::Result<ExitCode> {
+        print(&match self.format {
+            Format::Text => list(),
+            Format::Json => {
+                let shown: Vec<_> = drivers()
+                    .iter()
+                    .map(|info| {
+                        let sends: Vec<_> = (info.commands)()
+                            .into_iter()
+                            .map(|(what, bytes)| json!({"what": what, "bytes": to_hex(&bytes)}))
+                            .collect();
+                        json!({
+                            "name": info.name,
+                            "devices": info.title,
+                            "settings": shorthand(info.settings),
+                            "evidence": info.evidence.name(),
+                            "speaks": info.speaks.name(),
+                            "pack": Some(info.pack).filter(|pack| !pack.is_empty()),
+                            "simulated": names().any(|name| name == info.name),
+                            "sends": sends,
+                        })
+                    })
+                    .collect();
+                format!("{}\n", serde_json::to_string_pretty(&shown)?)
+            }
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn list() -> String {
+    let mut text = format!(
+        "{:20} {:12} {:15} {:21} {:20} DEVICES\n",
+        "DRIVER", "EVIDENCE", "SETTINGS", "SPEAKS", "MAPPING PACK"
+    );
+    for info in drivers() {
+        let _ = writeln!(
+            text,
+            "{:20} {:12} {:15} {:21} {:20} {}",
+            info.name,
+            info.evidence.name(),
+            shorthand(info.settings),
+            info.speaks.name(),
+            if info.pack.is_empty() { "-" } else { info.pack },
+            info.title
+        );
+    }
+    text.push_str("\nA ready pack is installed by: bedside-agent mappings add PACK\n");
+    text
 }
 
 /// Find out which driver and speed a device needs, by listening
@@ -269,5 +337,27 @@ fn refused(score: &Score) -> String {
         "none".to_owned()
     } else {
         all.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_shows_every_driver_with_its_evidence() {
+        let list = list();
+        for (name, evidence) in [
+            ("nonin", "two sources"),
+            ("capnostream", "one source"),
+            ("intellivue-rs232", "framing only"),
+        ] {
+            let line = list.lines().find(|line| line.starts_with(&format!("{name} ")));
+            assert!(
+                line.is_some_and(|line| line.contains(evidence)),
+                "{name} in\n{list}"
+            );
+        }
+        assert_eq!(list.lines().count(), drivers().len() + 3);
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use embassy_time::Duration;
 use std::path::PathBuf;
-use tokio_serial::SerialPortBuilderExt as _;
+use tokio_serial::{SerialPortBuilderExt as _, SerialStream};
 
 /// Simulate wearables on MQTT or on a serial line
 #[derive(Args, Debug)]
@@ -18,7 +18,7 @@ use tokio_serial::SerialPortBuilderExt as _;
 Examples:
   bedside-agent simulate --mqtt mqtt://localhost:1883 --devices 6 --rate 2 --for 30s
   bedside-agent simulate --port /dev/pts/4 --kind oximeter --format csv
-  bedside-agent simulate --port /dev/pts/4 --driver drager-medibus
+  bedside-agent simulate drager-medibus --port /dev/pts/4
 
 Messages are those that the mapping packs heart-rate, pulse-oximeter and blood-pressure take. All devices on one patient
 (a band, an oximeter and a cuff) see the same heart.")]
@@ -47,6 +47,9 @@ pub struct Simulate {
     #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
     /// The device of this driver on the serial line, with its protocol: nonin, zephyr, drager-medibus, ...
+    #[arg(value_name = "DRIVER", requires = "port", conflicts_with_all = ["kind", "format", "driver"])]
+    device: Option<String>,
+    /// The same
     #[arg(long, value_name = "NAME", requires = "port", conflicts_with_all = ["kind", "format"])]
     driver: Option<String>,
     /// The wearable on the serial line
@@ -90,6 +93,17 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     TextDuration::try_from(text.to_owned()).map(|duration| Duration::from_micros(duration.0))
 }
 
+/// The end of the line at which the device is.
+fn open(port: &std::path::Path, baud: u32) -> anyhow::Result<SerialStream> {
+    let opened = tokio_serial::new(port.to_string_lossy(), baud).open_native_async();
+    opened.with_context(|| {
+        format!(
+            "cannot open {}; without an adapter two ends of a line come from: socat -d -d pty,rawer pty,rawer",
+            port.display()
+        )
+    })
+}
+
 /// Ready at Ctrl-C or SIGTERM.
 pub(super) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -116,7 +130,7 @@ impl Simulate {
             .build()?;
         runtime.block_on(async {
             match &self.port {
-                Some(port) => match &self.driver {
+                Some(port) => match self.device.as_ref().or(self.driver.as_ref()) {
                     Some(driver) => self.device_on_serial_line(port, driver).await,
                     None => self.on_serial_line(port).await,
                 },
@@ -167,9 +181,7 @@ impl Simulate {
             );
         };
         let baud = drivers::driver(driver).map_or(9600, |info| info.settings.baud);
-        let mut line = tokio_serial::new(port.to_string_lossy(), baud)
-            .open_native_async()
-            .with_context(|| format!("cannot open {}", port.display()))?;
+        let mut line = open(port, baud)?;
         let written = line::talk(&mut line, device.as_mut(), self.duration, interrupted())
             .await
             .with_context(|| format!("the line {} failed", port.display()))?;
@@ -178,9 +190,7 @@ impl Simulate {
     }
 
     async fn on_serial_line(&self, port: &std::path::Path) -> anyhow::Result<()> {
-        let mut line = tokio_serial::new(port.to_string_lossy(), 115_200)
-            .open_native_async()
-            .with_context(|| format!("cannot open {}", port.display()))?;
+        let mut line = open(port, 115_200)?;
         let kind = match self.kind {
             Kind::Band => WearableKind::Band,
             Kind::Oximeter => WearableKind::Oximeter,

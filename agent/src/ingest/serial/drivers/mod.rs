@@ -207,6 +207,17 @@ pub enum Evidence {
     FramingOnly,
 }
 
+impl Evidence {
+    /// The words in the list of drivers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Evidence::TwoSources => "two sources",
+            Evidence::OneSource => "one source",
+            Evidence::FramingOnly => "framing only",
+        }
+    }
+}
+
 /// When a device is heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
@@ -216,6 +227,17 @@ pub enum Speaks {
     WhenAsked,
     /// When there is something to say: a meter that was plugged in, a measurement that was taken.
     AtTimes,
+}
+
+impl Speaks {
+    /// The words in the list of drivers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Speaks::Always => "by itself",
+            Speaks::WhenAsked => "when asked",
+            Speaks::AtTimes => "when it has something",
+        }
+    }
 }
 
 /// Who sends the bytes that are described.
