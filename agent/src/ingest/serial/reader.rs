@@ -80,7 +80,7 @@ impl Reader {
     pub(super) fn new(baud: u32, now_us: u64) -> Reader {
         Reader {
             buffer: vec![0; READ_BYTES],
-            pace: Pace::default(),
+            pace: Pace::new(baud),
             baud,
             allowance: Allowance::new(baud, now_us),
         }
@@ -94,6 +94,11 @@ impl Reader {
     /// When the port is looked at next; none when it is looked at as soon as something comes.
     pub(super) fn tick(&self, now_us: u64) -> Option<u64> {
         self.pace.tick(now_us)
+    }
+
+    /// Something was said to the device.
+    pub(super) fn spoke(&mut self, now_us: u64) {
+        self.pace.spoke(now_us);
     }
 
     /// Hands over what has come, as far as it may be taken now.

@@ -184,6 +184,9 @@ impl Source {
                 Some(verdict) => self.show(&verdict, path),
                 None => {}
             }
+            if !out.send.is_empty() {
+                reader.spoke(now.monotonic_us);
+            }
             if let Err(why) = self.answer(port, &mut out, &mut unsent, &line, now) {
                 return End::Gone(why);
             }
