@@ -45,7 +45,7 @@ pub fn payload(sent: &Sent) -> String {
 }
 
 /// Publishes payloads on `topic/<n>` and waits for every acknowledgement of the broker.
-pub fn publish(port: u16, messages: &[(String, String)]) {
+pub fn publish<P: Clone + Into<Vec<u8>> + Send + 'static>(port: u16, messages: &[(String, P)]) {
     let mut options = MqttOptions::new(format!("publisher-{port}-{}", messages.len()), "127.0.0.1", port);
     options.set_inflight(200);
     options.set_max_packet_size(1 << 20, 1 << 20);
