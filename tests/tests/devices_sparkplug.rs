@@ -164,7 +164,7 @@ fn aliases_mean_what_they_meant_through_kills_of_the_whole_program() {
     };
     let mut agent = gateway.start();
     gateway.wait_connected(LIMIT);
-    let mut agree = |node: &Node, what: &str| {
+    let agree = |node: &Node, what: &str| {
         wait_for(what, LIMIT, || held(&server) == node.said);
     };
     let say = |messages: &[Message]| publish(broker.port, messages);

@@ -163,7 +163,7 @@ impl Report {
         if located.packs.is_empty() {
             let file = located.dir.display().to_string();
             let finding = Finding::warning("NoPack", "There is no mapping pack in this folder.").suggest(
-                "Without one messages are kept and wait; copy NAME.device.json and NAME.fhir.json into it.",
+                "Without one messages are kept and wait; `bedside-agent mappings add NAME` copies a ready one into it.",
             );
             self.note(&file, finding);
         }

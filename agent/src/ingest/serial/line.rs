@@ -86,6 +86,8 @@ pub(super) struct Line {
     since: Option<u64>,
     bytes: u64,
     garbage: u64,
+    /// Bytes that were looked at one by one; the others came close behind a frame.
+    seen: u64,
     text: u64,
     high: u64,
     even: u64,
@@ -151,6 +153,7 @@ impl Line {
             since: None,
             bytes: 0,
             garbage: 0,
+            seen: 0,
             text: 0,
             high: 0,
             even: 0,
@@ -185,9 +188,10 @@ impl Line {
         self.since.get_or_insert(now_us);
         self.bytes += bytes.len() as u64;
         self.rate.heard(bytes.len() as u64, now_us);
-        if self.noise_said {
+        if self.noise_said || self.frame.is_some_and(|frame| now_us < frame + SECOND_US) {
             return;
         }
+        self.seen += bytes.len() as u64;
         for byte in bytes {
             let low = byte & 0x7F;
             self.text += u64::from((0x20..0x7F).contains(&low) || matches!(low, b'\r' | b'\n' | b'\t'));
@@ -236,7 +240,7 @@ impl Line {
     }
 
     fn suspicion(&self) -> Suspicion {
-        let most = |count: u64, percent: u64| count * 100 >= self.bytes * percent;
+        let most = |count: u64, percent: u64| self.seen > 0 && count * 100 >= self.seen * percent;
         if most(self.text, 95) && most(self.high, 20) && most(self.even, 97) {
             Suspicion::SevenBits("even")
         } else if most(self.text, 95) && most(self.high, 20) && !most(self.even, 3) {

@@ -2,6 +2,9 @@
 //!
 //! Repeated and embedded messages stay bytes here and are decoded one by one: a payload of a hundred thousand empty metrics
 //! costs then what it weighs, and is refused before it costs more. On the wire both are the same.
+//!
+//! What Protocol Buffers add to the program: 32 KB of code, of which 26 KB are `prost` and 6 KB what it derives from these structures
+//! (`nm -S --size-sort` of a release build; less when it is optimised for size); Sparkplug itself is 52 KB, Kura 27 KB.
 
 use bytes::Bytes;
 
