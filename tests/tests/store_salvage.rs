@@ -7,6 +7,9 @@
     reason = "a test that cannot go on fails"
 )]
 
+use bedside_agent::clock;
+use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
+use bedside_agent::store::Store;
 use bedside_tests::event_hub_endpoint::{EventHubEndpoint, Fault, Settings};
 use bedside_tests::fhir_server::FhirServer;
 use bedside_tests::real::agent::Gateway;
@@ -198,4 +201,112 @@ fn a_store_without_its_first_page_is_salvaged_through_kills() {
 #[test]
 fn what_a_store_that_was_given_up_had_confirmed_is_not_sent_again() {
     salvage_through_kills(condemn, true);
+}
+
+/// Memory of a process without the pages of its program, which are larger in a build for tests: bytes.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("RssAnon:"))
+        .unwrap_or_default();
+    let kilobytes = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1024
+}
+
+/// A store of `bytes` that nobody has confirmed anything of, without its first page.
+fn large_store(folder: &Path, bytes: u64) -> u64 {
+    let (mut store, _) = Store::open(folder).unwrap();
+    store.set_limit(bytes * 2).unwrap();
+    store.source("ward").unwrap();
+    let mut noise = 1_u64;
+    let mut messages = 0;
+    while store.size() < bytes {
+        let batch: Vec<_> = (0..200)
+            .map(|_| {
+                let mut text = String::from("{\"noise\":\"");
+                for _ in 0..48 {
+                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    text.push_str(&format!("{:08x}", noise >> 32));
+                }
+                text.push_str("\"}");
+                (message(text), RevisionId(0))
+            })
+            .collect();
+        messages += batch.len() as u64;
+        store.append(&batch, &[], None, 0, 0).unwrap();
+    }
+    drop(store);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(folder.join("store.db"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; PAGE], 0).unwrap();
+    messages
+}
+
+fn message(text: String) -> Message {
+    Message {
+        source: SourceId(1),
+        stamp: Stamp {
+            boot: 1,
+            monotonic_us: 1,
+            wall: clock::wall(),
+            trusted: true,
+        },
+        payload: Payload(text.into_bytes().into()),
+        kind: PayloadKind::Whole,
+        topic: None,
+        properties: Vec::new(),
+        device_id: None,
+        possible_repeat: false,
+        record: None,
+        ack: None,
+    }
+}
+
+#[test]
+fn a_large_damaged_store_is_no_reason_to_wait_nor_to_need_more_memory() {
+    let megabytes = if std::env::var_os("BEDSIDE_LONG").is_some() {
+        1024
+    } else {
+        24
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Mosquitto::start(folder.path(), "");
+    let gateway = Gateway::new(folder.path())
+        .store("max_bytes", "4 GiB")
+        .mqtt(broker.port, "")
+        .fhir("http://127.0.0.1:9", "resolution = \"create\"");
+    let store = gateway.folder.join("store");
+    let messages = large_store(&store, megabytes << 20);
+    let begin = Instant::now();
+    let mut agent = gateway.start();
+    gateway.wait_connected(LIMIT);
+    publish_readings(broker.port, &heart_rates(1, 1, 0));
+    let ready = begin.elapsed();
+    assert!(
+        ready < Duration::from_secs(3),
+        "the first acknowledgement came after {ready:?}"
+    );
+    let (mut salvage, mut peak) = (Value::Null, 0);
+    wait_for("everything came over", LIMIT * 20, || {
+        peak = peak.max(memory(agent.child.id()));
+        salvage = gateway.status().unwrap_or_default()["store"]["salvages"][0].clone();
+        salvage["settled"] == true
+    });
+    println!(
+        "{megabytes} MiB: first acknowledgement {ready:?}, all over after {:?}, peak {peak} bytes",
+        begin.elapsed()
+    );
+    assert_eq!(
+        (&salvage["messages"], &salvage["lost"]),
+        (&Value::from(messages), &Value::from(0)),
+        "{salvage}"
+    );
+    assert!(peak < 16 << 20, "{peak} bytes of memory");
+    gateway.stop(&mut agent);
 }

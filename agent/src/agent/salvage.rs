@@ -67,7 +67,10 @@ async fn salvage_one(
             Step::Names => salvage = name(agent, salvage).await?,
             Step::Portion(portion) => {
                 let (committed, answer) = oneshot::channel();
-                let handed = Handed { portion, committed };
+                let handed = Handed {
+                    portion: *portion,
+                    committed,
+                };
                 intake.send(handed).await.map_err(|_| StoreError::Stopped)?;
                 let state = answer.await.map_err(|_| StoreError::Stopped)?;
                 pipeline.former.note(&state);

@@ -37,7 +37,7 @@ pub enum Step {
     /// Names were found: [`crate::store::Store::adopt_salvage`] gives them their numbers.
     Names,
     /// To be stored, before the next step.
-    Portion(Portion),
+    Portion(Box<Portion>),
     /// Everything was gone through.
     Nothing,
 }
@@ -341,7 +341,7 @@ impl Salvage {
     fn finish(&mut self, mut portion: Portion) -> Step {
         self.state.messages += portion.batch.len() as u64;
         portion.state = self.state.clone();
-        Step::Portion(portion)
+        Step::Portion(Box::new(portion))
     }
 
     /// Takes the batch that begins at `first` from the index into the portion. Of several with the same beginning (an
@@ -486,7 +486,7 @@ impl Salvage {
             }
         }
         portion.state = self.state.clone();
-        Step::Portion(portion)
+        Step::Portion(Box::new(portion))
     }
 
     fn letter(&self, place: Place) -> Option<StoredMessage> {
