@@ -329,6 +329,7 @@ fn correct(
             correction: of_pack,
             measured: 0,
             kind: ClockKind::Utc,
+            synchronized: false,
             coincident: true,
             seen: None,
         };

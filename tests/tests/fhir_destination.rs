@@ -37,6 +37,7 @@ fn pack() -> Arc<Pack> {
 /// Readings of a device, one a minute, as one group.
 fn group(pack: &Arc<Pack>, device: &str, type_name: &str, minutes: &[i64]) -> Group {
     let reading = |minute: &i64| GroupReading {
+        clock: None,
         position: u64::try_from(*minute).expect("not negative") + 1,
         match_number: 0,
         received: Stamp {

@@ -71,6 +71,9 @@ pub(super) fn start(
                 let mut destination = FhirDestination::new(fhir, trust, http, direct)
                     .map_err(|e| anyhow::anyhow!("destination {}: {}", config.name, e.text))?;
                 destination.share_associations(Rc::clone(&agent.pipeline.associations), entry.handle.id);
+                if fhir.coincident_timestamp {
+                    destination.write_clocks(&agent.config.gateway.id, &fhir.url, trust);
+                }
                 loops.push(spawn_local(forward_readings(
                     context,
                     FhirReadings {

@@ -267,10 +267,11 @@ impl Gateway {
     pub(super) fn held(&self) -> BTreeMap<String, String> {
         let mut held = BTreeMap::new();
         for observation in self.server.observations() {
-            let Some(value) = observation.get("valueQuantity") else {
+            // Records of clocks have no period.
+            let Some(time) = observation["effectivePeriod"]["start"].as_str() else {
                 continue;
             };
-            let time = observation["effectivePeriod"]["start"].as_str().unwrap();
+            let value = &observation["valueQuantity"];
             let before = held.insert(value["value"].to_string(), time.to_owned());
             assert_eq!(before, None, "two Observations of one reading");
         }
@@ -638,4 +639,109 @@ fn a_device_far_off_is_a_problem_in_the_status_although_nothing_is_configured() 
     assert_eq!(gateway.held()["61"], text(-900 * SECOND));
     let page = crate::telemetry::metrics::render(&seen.looks[0]);
     assert!(page.contains("bedside_device_clock_behind_seconds{device=\"band\"} 900\n"));
+}
+
+/// A coincident timestamp that an Observation refers to, and the Observation.
+fn with_record<'o>(
+    all: &'o [serde_json::Value],
+    value: &str,
+) -> (&'o serde_json::Value, &'o serde_json::Value) {
+    let reading = all
+        .iter()
+        .find(|one| one["valueQuantity"]["value"].to_string() == value)
+        .unwrap();
+    let url = |end: &str| {
+        let extensions = reading["extension"].as_array().unwrap();
+        let found = extensions
+            .iter()
+            .find(|one| one["url"].as_str().unwrap().ends_with(end))
+            .unwrap();
+        found["valueReference"]["reference"].as_str().unwrap().to_owned()
+    };
+    let record = url("CoincidentTimeStampReference");
+    let record = all
+        .iter()
+        .find(|one| format!("Observation/{}", one["id"].as_str().unwrap()) == record)
+        .unwrap();
+    assert_eq!(record["device"]["reference"], url("observation-gatewayDevice"));
+    (reading, record)
+}
+
+#[test]
+fn a_corrected_reading_refers_to_what_the_clock_of_its_device_showed() {
+    use Event::Wait;
+    let option = "coincident_timestamp = true\n";
+    let mut gateway = Gateway::new(&format!(
+        "{option}[[clock.device]]\ndevice = \"band\"\nahead = \"5 min\"\n"
+    ));
+    gateway.run(
+        3600 * SECOND,
+        vec![dated_reading(61, 300), Wait(10), dated_reading(62, 300), Wait(60)],
+    );
+    let all = gateway.server.observations();
+    assert_eq!(all.len(), 3, "one record for the day");
+    let (reading, record) = with_record(&all, "61");
+    assert_eq!(reading["effectivePeriod"]["start"], text(3600 * SECOND));
+    // By what the device wrote: an hour and five minutes after midnight.
+    let identifier = &reading["identifier"][1];
+    let seconds = (midnight().ticks() / SECOND) - 946_684_800 + 3900;
+    assert_eq!(
+        identifier["system"],
+        "http://hl7.org/fhir/uv/phd/StructureDefinition/PhdBaseObservation"
+    );
+    assert!(
+        identifier["value"]
+            .as_str()
+            .unwrap()
+            .ends_with(&format!("-heartRate-{seconds}")),
+        "{identifier}"
+    );
+    assert_eq!(record["code"]["coding"][0]["code"], "67975");
+    assert_eq!(record["effectiveDateTime"], "2026-03-01T00:00:00Z");
+    assert_eq!(record["valueDateTime"], "2026-03-01T00:05:00Z");
+    assert_eq!(record["subject"], reading["device"]);
+    // A restart sends everything again: nothing new, nothing written over.
+    let store = gateway.folder.path().join("store/store.db");
+    let connection = rusqlite::Connection::open(&store).unwrap();
+    connection.execute("DELETE FROM progress", []).unwrap();
+    drop(connection);
+    gateway.run(7200 * SECOND, vec![Wait(60)]);
+    let versions = |all: &[serde_json::Value]| {
+        let each = all
+            .iter()
+            .map(|one| (one["id"].to_string(), one["meta"]["versionId"].to_string()));
+        each.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(versions(&gateway.server.observations()), versions(&all));
+}
+
+#[test]
+fn a_counter_is_recorded_in_microseconds_at_the_time_at_which_it_was_measured() {
+    use Event::{Message, Wait};
+    let rule = "coincident_timestamp = true\n[[clock.device]]\ndevice = \"band\"\nmeasured = true\nticks = true\nsamples = 2\n";
+    let mut gateway = Gateway::new(rule);
+    // Switched on 100 s before midnight; a reading each minute.
+    let ticks = |value: u32, second: i64| {
+        let shown = Timestamp::from_ticks((second + 100) * SECOND)
+            .unwrap()
+            .to_seven_digits();
+        Message(format!(
+            r#"{{"deviceId":"band","patientId":"anna","heartRate":{value},"time":"{shown}"}}"#
+        ))
+    };
+    gateway.run(0, vec![ticks(61, 0), Wait(60), ticks(62, 60), Wait(60)]);
+    corrected(&gateway, &[(61, 0), (62, 60)]);
+    let all = gateway.server.observations();
+    assert_eq!(all.len(), 3, "one record for what was measured once");
+    let (reading, record) = with_record(&all, "61");
+    assert!(
+        reading["identifier"][1]["value"]
+            .as_str()
+            .unwrap()
+            .ends_with("-heartRate-100.000")
+    );
+    assert_eq!(record["code"]["coding"][0]["code"], "67983");
+    assert_eq!(record["effectiveDateTime"], "2026-03-01T00:01:00Z");
+    assert_eq!(record["valueQuantity"]["value"].to_string(), "160000000");
+    assert_eq!(record["valueQuantity"]["unit"], "us");
 }

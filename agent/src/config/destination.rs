@@ -71,6 +71,10 @@ pub struct FhirConfig {
     /// Asks for `DeviceUseStatement`s too: they say exactly when a patient used a device.
     #[serde(default)]
     pub device_use_statements: bool,
+    /// Writes what the Personal Health Device guide asks for: records of what clocks of devices showed (coincident
+    /// timestamps), the gateway that a reading came through, and the guide's identifiers.
+    #[serde(default)]
+    pub coincident_timestamp: bool,
 }
 
 impl FhirConfig {

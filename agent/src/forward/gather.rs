@@ -142,6 +142,7 @@ impl Gatherings {
             match_number: found.number,
             received: entry.stored.message.stamp,
             measurement: Arc::clone(&found.measurement),
+            clock: found.clock.clone(),
         };
         row.readings
             .push((reading, Rc::clone(entry), Arc::clone(&found.pack)));

@@ -16,6 +16,7 @@ use crate::former::Identities;
 use crate::message::{Position, Stamp, StoredMessage};
 use crate::packs::Pack;
 use crate::telemetry::errors::ErrorRecord;
+use crate::timekeeping::device::AtReading;
 use embassy_time::Duration;
 use iomt_mapping::Measurement;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct GroupReading {
     pub received: Stamp,
     /// What was measured.
     pub measurement: Arc<Measurement>,
+    /// The clock of its device, where something is known of it.
+    pub clock: Option<Arc<AtReading>>,
 }
 
 /// Readings of one key, in order of arrival. They may lie in several periods; a destination splits them.

@@ -111,6 +111,8 @@ pub struct AtReading {
     pub measured: i64,
     /// What it counts.
     pub kind: ClockKind,
+    /// It is kept right.
+    pub synchronized: bool,
     /// Its reading refers to a record of what the clock of the device showed at a time of the gateway.
     pub coincident: bool,
     /// When that was seen (ticks, gateway time); none where the operator says it, for all times.
@@ -256,6 +258,7 @@ impl Clocks {
             correction,
             measured: correction - rule.correction,
             kind: rule.kind,
+            synchronized: rule.synchronized,
             coincident: verdict.coincident_timestamp == Some(true),
             seen: entry.map(|entry| entry.received),
         };

@@ -177,6 +177,7 @@ fn run_with(vector: &Value, expected: &Value, changed_period: ChangedPeriod) -> 
             IdentityForm::Agent
         },
         changed_period,
+        ..BuildOptions::default()
     };
     let alternatives = match expected.get("anyOf").and_then(Value::as_array) {
         Some(alternatives) => alternatives.clone(),
@@ -324,6 +325,7 @@ pub fn observations_of(mapping: &Value, measurements: &Value) -> Result<Observed
         issued: None,
         identity_form: IdentityForm::Agent,
         changed_period: ChangedPeriod::KeepStored,
+        ..BuildOptions::default()
     };
     let (mut built, mut errors) = (Vec::new(), Vec::new());
     for group in groups(&mapping, &ids, &readings(Some(measurements))?, None, &options) {

@@ -33,6 +33,10 @@ pub struct BuildOptions {
     pub identity_form: IdentityForm,
     /// What a changed `defaultPeriod` means for a window that has an Observation already.
     pub changed_period: ChangedPeriod,
+    /// Extensions of a new Observation.
+    pub extension: Vec<Value>,
+    /// Identifiers of a new Observation beside its own.
+    pub identifier: Vec<Value>,
 }
 
 /// What becomes of new readings when the stored Observation of their window has another SampledData period than the
@@ -147,7 +151,10 @@ impl FhirTemplate {
         let mut identifier = Object::new();
         set_text(&mut identifier, "system", Some(identity.system));
         set_text(&mut identifier, "value", Some(&identity.value));
-        set_list(&mut resource, "identifier", vec![Value::Object(identifier)]);
+        set_list(&mut resource, "extension", options.extension.clone());
+        let mut identifiers = vec![Value::Object(identifier)];
+        identifiers.extend(options.identifier.iter().cloned());
+        set_list(&mut resource, "identifier", identifiers);
         set_text(&mut resource, "status", Some("final"));
         set_list(&mut resource, "category", self.category_json());
         let code = json::code(&self.codes, of_type.mdc_code.as_deref(), type_name);

@@ -544,6 +544,7 @@ fn heart_rates(device: &str, readings: &[(u64, u32)]) -> Group {
         readings: readings
             .iter()
             .map(|(position, match_number)| GroupReading {
+                clock: None,
                 position: *position,
                 match_number: *match_number,
                 received: stamp(),

@@ -5,6 +5,7 @@
 //! requests ([`server`]). Every reading gets its fate; a failing entry never stops another.
 
 mod answer;
+mod clocks;
 mod identity;
 mod items;
 mod recent;
@@ -19,6 +20,7 @@ use super::{Delivery, Fate, Group, Link};
 use crate::associations::{Book, Ticks};
 use crate::config::{ClockTrust, FhirConfig, IdentityConfig};
 use crate::telemetry::errors::ErrorRecord;
+use clocks::Clocks;
 use identity::Resolver;
 use iomt_mapping::fhir::IdentityForm;
 use save::Saver;
@@ -62,6 +64,8 @@ pub struct FhirDestination {
     resolver: Resolver,
     saver: Saver,
     identity_form: IdentityForm,
+    /// What the Personal Health Device guide asks for, where the site wants it.
+    clocks: Option<Clocks>,
 }
 
 impl FhirDestination {
@@ -95,7 +99,13 @@ impl FhirDestination {
                 IdentityConfig::Agent => IdentityForm::Agent,
                 IdentityConfig::Medtech => IdentityForm::Medtech,
             },
+            clocks: None,
         })
+    }
+
+    /// Writes coincident timestamps, the gateway and identifiers as the Personal Health Device guide has them.
+    pub fn write_clocks(&mut self, gateway: &str, base: &str, trust: ClockTrust) {
+        self.clocks = Some(Clocks::new(gateway, base, trust));
     }
 
     /// Uses this book of associations, in which this destination has that number, in place of one of its own.
@@ -119,9 +129,15 @@ impl FhirDestination {
             link: Link::Up,
             written: 0,
         };
-        let Some(items) = self.observations(&groups, &mut delivery).await else {
+        let Some(mut items) = self.observations(&groups, &mut delivery).await else {
             return delivery;
         };
+        if let Some(clocks) = &mut self.clocks
+            && let Err(down) = clocks.prepare(&mut self.server, &groups, &mut items).await
+        {
+            delivery.link = down.link();
+            return delivery;
+        }
         let saved = self.saver.save(&mut self.server, items, sent).await;
         for (item, outcome) in saved.outcomes {
             give_fates(&item, &outcome, &mut delivery.fates);

@@ -81,6 +81,7 @@ pub(in crate::forward) fn named_group(
         .iter()
         .enumerate()
         .map(|(number, (minute, name, value))| GroupReading {
+            clock: None,
             position: first + number as u64,
             match_number: 0,
             received: Stamp {
