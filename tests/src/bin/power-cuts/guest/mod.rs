@@ -8,6 +8,9 @@
 //! Judged: each acknowledgement that the sender had seen before the cut is for a message that is there, as it was sent, once.
 //! An acknowledgement is due from the entry on at which the record stood when it was seen.
 //!
+//! Seen on two busy cores: 1,000 cuts over 1,385 entries and 631 flushes, 9,388 acknowledgements, none lost and none twice;
+//! recorded in 76 s, judged in 1,118 s (500 cuts in 355 s when less else was going on).
+//!
 //! `--sabotage forget-flushes` replays as if the last flushes had not been asked for: that must be found.
 
 mod machine;
