@@ -283,7 +283,7 @@ async fn commit(
     if !too_early {
         acknowledge(senders, &named, waited);
     }
-    let entries = named
+    let mut entries: Vec<_> = named
         .into_iter()
         .zip(first..)
         .map(|((message, revision), position)| {
@@ -294,6 +294,8 @@ async fn commit(
             })
         })
         .collect();
+    // Collected in the place of the messages themselves; they stay in memory for a while.
+    entries.shrink_to_fit();
     pipeline.publish(entries);
     match room {
         Room::Plenty => {}

@@ -284,7 +284,9 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> N
             clock: clock.map(Arc::new),
         })
     });
-    let matches: Vec<Match> = matches.collect();
+    let mut matches: Vec<Match> = matches.collect();
+    // They are collected in the place of what they were made of, which was larger, and stay in memory for a while.
+    matches.shrink_to_fit();
     let is_measured = |found: &Match| {
         let rule = packs.clocks().of(&found.measurement.device_id);
         rule.is_some_and(|rule| rule.measured.is_some())

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// Bytes of recent messages that stay in memory, with what they became.
-const RECENT_BYTES: usize = 2 << 20;
+const RECENT_BYTES: usize = 3 << 19;
 /// Compressed bytes that one read of the journal decodes.
 pub const READ_BYTES: usize = 32 << 10;
 

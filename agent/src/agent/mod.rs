@@ -540,6 +540,8 @@ pub(crate) fn kind_of(source: &SourceConfig) -> &'static str {
 }
 
 #[cfg(test)]
+mod simulated_budget;
+#[cfg(test)]
 #[cfg(feature = "demo")]
 mod simulated_clock;
 #[cfg(test)]

@@ -399,8 +399,12 @@ async fn gather(
         feed(context, gatherings, &entry).await?;
         looked += 1;
         let reached = entry.stored.position;
-        if looked % LOOK_EVERY == 0 && gatherings.are_enough(reached, appetite) {
-            return Ok(Some(take(context, gatherings, reached, false)));
+        if looked % LOOK_EVERY == 0 {
+            if gatherings.are_enough(reached, appetite) {
+                return Ok(Some(take(context, gatherings, reached, false)));
+            }
+            // The intake has its turn: senders wait for their acknowledgements.
+            tokio::task::yield_now().await;
         }
     }
     if scan.ended || gatherings.rows.is_empty() {

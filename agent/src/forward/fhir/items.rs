@@ -142,6 +142,8 @@ pub async fn items_of(
     }
     let mut items = Vec::new();
     for (key, bucket) in buckets {
+        // Senders wait for their acknowledgements.
+        tokio::task::yield_now().await;
         split(
             identity_form,
             &key,

@@ -452,9 +452,12 @@ impl Saver {
         let exchange = server.send(&entries).await;
         saved.down = exchange.down;
         let mut again = Vec::new();
-        for (((mut item, memory, superseded), entry), answer) in
-            drafts.into_iter().zip(entries).zip(exchange.answers)
+        for (number, (((mut item, memory, superseded), entry), answer)) in
+            drafts.into_iter().zip(entries).zip(exchange.answers).enumerate()
         {
+            if number % (4 * TURN) == TURN {
+                tokio::task::yield_now().await;
+            }
             let Some(answer) = answer else {
                 // It may have been carried out: what was known is not certain any more.
                 self.recent.remove(&item.identity.id);

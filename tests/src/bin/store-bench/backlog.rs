@@ -174,7 +174,7 @@ fn drain(
             all.waits.sort_by(f32::total_cmp);
             anyhow::Ok(all)
         });
-        let waited = wait_drained(gateway, begin);
+        let waited = wait_drained(gateway, messages, begin);
         drained.store(true, Ordering::Relaxed);
         let sent = beside.join().expect("the sender does not panic");
         anyhow::Ok((waited?, sent?))
@@ -206,7 +206,7 @@ fn drain(
 }
 
 /// Seconds until all that had gathered is delivered.
-fn wait_drained(gateway: &Gateway, begin: Instant) -> anyhow::Result<f64> {
+fn wait_drained(gateway: &Gateway, messages: u64, begin: Instant) -> anyhow::Result<f64> {
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let status = gateway.status().context("the agent answers")?;
