@@ -4,6 +4,21 @@
 //! All loops are tasks of one thread and share a [`Pipeline`]; the store and HTTP run on threads of their own behind the
 //! worker seam. What is outside (threads, sockets, serial ports) comes through [`Surroundings`], so that a simulation runs
 //! the same wiring with doubles.
+//!
+//! # Memory
+//!
+//! Nothing grows with a backlog: rows of the outbox are ranges of positions, and what holds messages, or what they became, has
+//! a limit in bytes:
+//!
+//! | What | Limit |
+//! |---|---|
+//! | messages that wait for their commit, of each MQTT source | 8 MiB, or four of the largest size |
+//! | messages that were committed last, with their measurements | 1.5 MiB (`pipeline.rs`) |
+//! | readings on their way to a destination | 2 MiB that gather, and as much under way (`forward/gather.rs`) |
+//! | Observations as a server has them, as text | 1 MiB for each destination (`forward/fhir/recent.rs`) |
+//! | bodies of requests under way | 4 of at most 1 MiB (`forward/fhir/server.rs`) |
+//! | one read of the journal; the last packets at a start | 32 KiB compressed; a batch at a time |
+//! | pages of SQLite | 1 MiB |
 
 mod association;
 mod door;
