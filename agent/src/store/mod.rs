@@ -81,6 +81,16 @@
 //! | 20 | 100 | 5 s | | 1.15 |
 //! | 2000 | 100 | 1 s | 0.56 over 30 s | |
 //! | 2000 | 20 | 1 s | 1.8 over 30 s: a sender that allows no more forces a commit per 20 messages | |
+//!
+//! # Figures
+//!
+//! `store-bench --backlog 1073741824`, release build, syncs that take 5 ms longer than the disk's, a FHIR server that answers at
+//! once, two busy cores: 1.9 million messages of 1000 bytes gathered at 64,600 messages per CPU second; after the plug was
+//! pulled the first acknowledgement came after 0.2 s, and after at most 0.4 s with the file damaged in its middle, at its end or
+//! at its head; the drain took 32,100 messages per CPU second and was 20,700/s, the acknowledgement beside it (20 messages/s,
+//! `commit_interval` 1 s) at most 0.99 s late in 99 of 100 cases. Memory of its own, without the pages of the program: 3 MB at 20
+//! messages/s, 9 MB at 1,000 messages/s, 10 MB while a backlog gathers, 16 MB (120 MB of store) to 22 MB (1 GB) while it drains.
+//! `pipeline-bench --messages 200000`: 112,000 to 115,000 messages per CPU second.
 
 pub mod associations;
 pub mod bounds;
