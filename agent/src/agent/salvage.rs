@@ -8,7 +8,6 @@ use crate::store::salvage::{Portion, Salvage, State, Step};
 use crate::store::{Room, StoreError};
 use crate::worker::Worker;
 use embassy_time::{Duration, Timer};
-use std::collections::HashSet;
 use std::rc::Rc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -153,10 +152,12 @@ fn is_normalized(agent: &Agent, filled_to: Position) -> bool {
 
 /// Tells the salvages who takes raw messages, and the loops what destinations have already.
 pub(super) fn prepare(agent: &Agent, mut salvages: Vec<Salvage>) -> Vec<Salvage> {
-    let follow = agent.destinations.iter().filter(|d| d.handle.takes_messages);
-    let follow: HashSet<&str> = follow.map(|d| &*d.handle.name).collect();
+    let configured = agent.destinations.iter();
+    let configured = configured
+        .map(|d| (&*d.handle.name, d.handle.takes_messages))
+        .collect();
     for salvage in &mut salvages {
-        salvage.follow(&follow);
+        salvage.follow(&configured);
         agent.pipeline.former.compare(salvage.id(), salvage.wanted());
     }
     salvages

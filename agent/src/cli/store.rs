@@ -2,7 +2,7 @@
 
 use super::{DEFAULT_CONFIG, service};
 use crate::agent::store_folder;
-use crate::config::{self, Config, Encryption, SecretRef};
+use crate::config::{self, Config, DestinationKind, Encryption, EventPayload, SecretRef};
 use crate::control::Question;
 use crate::store::salvage::State;
 use crate::store::{Store, vault::wipe::wipe};
@@ -193,7 +193,16 @@ fn salvage(config: &Config, file: Option<&Path>) -> anyhow::Result<(String, Exit
                 Some(file) => store.begin_salvage(file, encryption)?.into_iter().collect(),
                 None => store.begin_salvages(&store_folder(config), encryption)?,
             };
+            let takes_messages = |kind: &DestinationKind| match kind {
+                DestinationKind::EventHub(hub) => hub.payload == EventPayload::Message,
+                DestinationKind::Fhir(_) => false,
+            };
+            let destinations = config.destinations.iter();
+            let destinations = destinations
+                .map(|d| (d.name.as_str(), takes_messages(&d.kind)))
+                .collect();
             for mut salvage in salvages {
+                salvage.follow(&destinations);
                 while store.salvage_step(&mut salvage, encryption)? {}
                 salvage.write_report()?;
             }

@@ -58,8 +58,8 @@ impl Outbox {
         let removed = self
             .progress
             .destinations
-            .iter()
-            .map(|(id, _)| *id)
+            .keys()
+            .copied()
             .filter(|id| !configured.contains(id) && self.followed(*id));
         followers.iter().copied().chain(removed).collect()
     }

@@ -216,5 +216,9 @@ fn enter_in_ledger(transaction: &Transaction<'_>, state: &State, wall: i64) -> r
             ),
         )?;
     }
+    if state.left_behind > 0 {
+        let reason = "of destinations that are not configured any more, left in the damaged store";
+        enter(state.left_behind, format!("{reason} {}", state.file))?;
+    }
     enter(0, format!("salvaged {}", state.text()))
 }

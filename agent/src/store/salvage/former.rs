@@ -33,6 +33,7 @@ pub(super) struct FormerRow {
     pub(super) key: Option<Arc<GroupKey>>,
     pub(super) first: Position,
     pub(super) last: Position,
+    pub(super) count: u64,
     pub(super) refs: Option<Vec<(Position, u32)>>,
     /// Its match numbers are those of other packs than the message names.
     pub(super) renumbered: bool,
@@ -274,6 +275,7 @@ impl Former {
                     key: keys.get(&row.get(2)?.integer()?).cloned(),
                     first: unsigned(&row, 4)?,
                     last: unsigned(&row, 5)?,
+                    count: unsigned(&row, 6)?,
                     refs: match row.get(8)?.blob() {
                         Some(bytes) => Some(decode_refs(bytes)?),
                         None => None,

@@ -86,6 +86,9 @@ pub struct State {
     pub lost: u64,
     /// Where they were: the first runs of positions.
     pub lost_runs: Vec<(Position, Position)>,
+    /// Readings for destinations that are not configured any more: they stay in the file.
+    #[serde(default)]
+    pub left_behind: u64,
     /// Bytes of batches that were found and are damaged, and of pages that the disk does not give.
     pub unreadable_bytes: u64,
     /// Tables that could not be read whole.
@@ -119,6 +122,13 @@ impl State {
         if !self.known {
             text.push_str(
                 "; how far it was could not be read, so everything found is sent again under its event id",
+            );
+        }
+        if self.left_behind > 0 {
+            let _ = write!(
+                text,
+                "; {} readings for destinations that are not configured any more stay in the file",
+                self.left_behind
             );
         }
         let lost_tables: Vec<&str> = self.missing.iter().map(String::as_str).collect();

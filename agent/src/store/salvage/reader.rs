@@ -14,7 +14,7 @@ use super::former::{Former, Known};
 use super::pages::{Pages, Place, integer, kinds};
 use super::{INDEX, Run, Stage, State};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,10 +98,10 @@ impl Needs {
             ranges: known.unmatched.clone(),
             ..Needs::default()
         };
+        // Only a destination that takes raw messages moves a cursor; one that has none yet is named.
         let cursors = known.progress.destinations.iter();
-        let cursors = cursors
-            .filter(|(id, _)| followers.contains(id))
-            .map(|(_, d)| d.cursor);
+        let cursors = cursors.filter(|(id, d)| !d.dropped && (d.cursor > 0 || followers.contains(id)));
+        let cursors = cursors.map(|(_, d)| d.cursor);
         needs.after = cursors.chain([known.progress.cursor]).min().unwrap_or_default();
         for row in &known.rows {
             match &row.refs {
@@ -181,17 +181,24 @@ impl Salvage {
         } else {
             salvage.counted = true;
         }
-        salvage.follow(&HashSet::new());
+        salvage.needs = Needs::of(salvage.former.known.as_ref(), &HashSet::new());
         Ok(salvage)
     }
 
-    /// Names of the destinations that take raw messages: what they have not got is needed too.
-    pub fn follow(&mut self, followers: &HashSet<&str>) {
+    /// Names of the configured destinations, and whether each takes raw messages: what such a one has not got is needed too,
+    /// and readings for one that is not there any more stay behind.
+    pub fn follow(&mut self, configured: &HashMap<&str, bool>) {
         let then = self.former.destinations.iter();
-        let then = then
-            .filter(|(_, name)| followers.contains(name.as_str()))
-            .map(|(id, _)| *id);
-        self.needs = Needs::of(self.former.known.as_ref(), &then.collect());
+        let then = then.filter(|(_, name)| configured.get(name.as_str()) == Some(&true));
+        let followers = then.map(|(id, _)| *id).collect();
+        self.needs = Needs::of(self.former.known.as_ref(), &followers);
+        let is_there = |id: &u32| {
+            let name = self.former.destinations.get(id);
+            name.is_some_and(|name| configured.contains_key(name.as_str()))
+        };
+        let rows = self.former.known.iter().flat_map(|known| &known.rows);
+        let behind = rows.filter(|row| !is_there(&row.destination));
+        self.state.left_behind = behind.map(|row| row.count).sum();
     }
 
     /// Its number in the store.

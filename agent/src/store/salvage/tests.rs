@@ -375,23 +375,40 @@ fn what_was_confirmed_is_neither_taken_over_nor_sent_again() {
     changes.progress.cursor = 150;
     changes.series = vec![(1, key("a")), (2, key("b"))];
     changes.rows = vec![row(1, 1, 31, 35, None), row(2, 2, 72, 72, Some(vec![(72, 1)]))];
+    // One that takes raw messages has them up to 142, and one that is not configured any more waits for a reading.
+    let hub = store.destination("cloud").unwrap();
+    changes.progress.destinations.entry(hub).or_default().cursor = 142;
+    let gone = store.destination("gone").unwrap();
+    changes.rows.push(Row {
+        destination: gone,
+        ..row(3, 2, 91, 91, Some(vec![(91, 0)]))
+    });
     store.commit_progress(&changes, 0).unwrap();
     drop(store);
     Store::condemn_in(folder.path(), "a test").unwrap();
 
     let (mut store, mut recovered) = Store::open(folder.path()).unwrap();
     let ehr = store.destination("ehr").unwrap();
+    let hub = store.destination("cloud").unwrap();
     let mut salvage = recovered.salvages.pop().unwrap();
+    salvage.follow(&[("ehr", false), ("cloud", true)].into());
     let wanted = salvage.wanted();
     assert!(wanted.wants(ehr, &key("a"), 33, 0));
     assert!(!wanted.wants(ehr, &key("b"), 33, 0));
     assert!(wanted.wants(ehr, &key("b"), 72, 1));
     assert!(!wanted.wants(ehr, &key("b"), 72, 0));
     assert!(wanted.wants(ehr, &key("b"), 151, 0));
+    assert!(!wanted.wants_message(hub, 142) && wanted.wants_message(hub, 143));
     drain(&mut store, &mut salvage, usize::MAX);
     let found: BTreeSet<u64> = messages_of(&store, &recovered).into_keys().collect();
-    let expected: BTreeSet<u64> = (31..=40).chain(71..=80).chain(151..=200).collect();
-    assert_eq!(found, expected);
+    let batches = [31..=40, 71..=80, 91..=100, 141..=150, 151..=200];
+    assert_eq!(found, batches.into_iter().flatten().collect());
+    let ledger = store.ledger().unwrap();
+    assert!(
+        ledger
+            .iter()
+            .any(|(count, reason)| *count == 1 && reason.contains("not configured any more"))
+    );
     assert_eq!((salvage.state().lost, salvage.state().known), (0, true));
 }
 
