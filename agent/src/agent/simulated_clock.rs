@@ -646,9 +646,10 @@ fn with_record<'o>(
     all: &'o [serde_json::Value],
     value: &str,
 ) -> (&'o serde_json::Value, &'o serde_json::Value) {
+    let wanted: serde_json::Value = serde_json::from_str(value).unwrap();
     let reading = all
         .iter()
-        .find(|one| one["valueQuantity"]["value"].to_string() == value)
+        .find(|one| one["valueQuantity"]["value"] == wanted)
         .unwrap();
     let url = |end: &str| {
         let extensions = reading["extension"].as_array().unwrap();
@@ -744,4 +745,19 @@ fn a_counter_is_recorded_in_microseconds_at_the_time_at_which_it_was_measured() 
     assert_eq!(record["effectiveDateTime"], "2026-03-01T00:01:00Z");
     assert_eq!(record["valueQuantity"]["value"].to_string(), "160000000");
     assert_eq!(record["valueQuantity"]["unit"], "us");
+}
+
+#[test]
+fn what_no_message_ever_explains_is_a_dead_letter_after_max_wait() {
+    use Event::{Look, Wait};
+    let rule = "max_wait = \"2 h\"\n[[clock.device]]\ndevice = \"band\"\nmeasured = true\n";
+    let mut gateway = Gateway::new(rule);
+    let seen = gateway.run(
+        0,
+        vec![dated_reading(61, 300), Wait(3600), Look, Wait(4800), Look],
+    );
+    assert_eq!(seen.looks[0].summary.waiting, 1);
+    let s = seen.looks[1].summary;
+    assert_eq!((s.waiting, s.dead), (0, 1), "{s:?}");
+    assert_eq!(seen.looks[1].dead_letters[0].error.name, "DeviceClockNotMeasured");
 }

@@ -21,6 +21,7 @@ use crate::pipeline::{Entry, Pipeline};
 use crate::store::StoreError;
 use crate::store::outbox::{Pending, Settled};
 use crate::telemetry::errors::ErrorRecord;
+use crate::timekeeping::device::WAITS;
 use embassy_time::{Duration, with_timeout};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -468,6 +469,12 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
         };
         covered.insert(id, reached.min(row.last));
         for (position, match_number, entry, fate) in row.held.drain(..) {
+            // The gateway's own clock is waited for without limit: the operator may still date what waits for it.
+            let is_of_device = matches!(&fate, Fate::Waiting(error) if WAITS.contains(&error.name.as_str()));
+            let fate = match is_of_device {
+                true => context.give_up_waiting(fate, &entry.stored.message.stamp),
+                false => fate,
+            };
             settled.push(Settled {
                 row: id,
                 position,
