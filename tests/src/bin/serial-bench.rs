@@ -9,6 +9,10 @@
 //! that no backlog is counted: an event hub that takes the messages (`--destination message`), the measurements, or a FHIR
 //! server; or none. What is compared with is the agent after a warm-up at full line rate: its caches (recent messages and
 //! measurements, of fixed size) are then as full as they get, and stay so. `memory_at_start` is before the first byte.
+//!
+//! A busy machine of two cores, release build, destination `message`: 2.8 % of a core and 2.6 MB at full line rate, 0.7 % and 0.3 MB
+//! at device rate; without a destination 2.5 % and 1.4 MB, 0.7 % and 0.2 MB. Of the work at full line rate a fifth is reading
+//! ports and decoding frames, a third the mapping of 13000 samples a second, the rest journal and sending.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -256,7 +260,7 @@ fn arguments() -> anyhow::Result<Arguments> {
 
 /// Something that confirms at once; it ends with the program.
 enum Destination {
-    Hub(EventHubEndpoint),
+    Hub(Box<EventHubEndpoint>),
     Fhir(FhirServer),
     None,
 }
@@ -264,7 +268,9 @@ enum Destination {
 impl Destination {
     fn start(name: &str) -> anyhow::Result<Destination> {
         Ok(match name {
-            "message" | "measurement" => Destination::Hub(EventHubEndpoint::start(Settings::default())),
+            "message" | "measurement" => {
+                Destination::Hub(Box::new(EventHubEndpoint::start(Settings::default())))
+            }
             "fhir" => {
                 let server = FhirServer::start(&[]);
                 for name in DEVICES {

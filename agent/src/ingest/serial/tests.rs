@@ -91,7 +91,7 @@ struct Rig {
 
 impl Rig {
     fn start(members: &str) -> Rig {
-        Rig::with_room(members, 64)
+        Rig::with_room(members, 512)
     }
 
     fn with_room(members: &str, room: usize) -> Rig {
@@ -199,6 +199,29 @@ fn lines_become_messages_whatever_pieces_they_come_in() {
             assert_eq!(rig.body().await, expected);
         }
         assert_eq!(rig.status.received.get(), 3);
+    });
+}
+
+#[test]
+fn a_stream_with_pauses_keeps_its_port() {
+    run(async {
+        let mut rig = Rig::start("settings = { baud = 115200 }");
+        let mut device = rig.open().await;
+        let mut number = 0;
+        for _ in 0..3 {
+            // Bytes without a pause are read at ticks, and a look that finds nothing is no hang-up.
+            for _ in 0..100 {
+                let line = format!("{{\"number\":{number}}}\n");
+                device.write_all(line.as_bytes()).await.unwrap();
+                number += 1;
+                Timer::after_millis(4).await;
+            }
+            Timer::after_millis(600).await;
+        }
+        for expected in 0..number {
+            assert_eq!(rig.body().await, format!("{{\"number\":{expected}}}"));
+        }
+        assert_eq!((rig.status.reconnects.get(), rig.status.garbage.get()), (0, 0));
     });
 }
 
