@@ -110,7 +110,11 @@ impl Line for RealLine {
             State::Resting(port) => port.write(bytes),
             State::Watched(port) => match port.poll_write_ready_mut(&mut nobody()) {
                 Poll::Ready(guard) => guard?
-                    .try_io(|port| port.get_mut().write(bytes))
+                    .try_io(|port| match port.get_mut().write(bytes) {
+                        // Nothing taken is no room, which is to be waited for.
+                        Ok(0) if !bytes.is_empty() => would_block(),
+                        written => written,
+                    })
                     .unwrap_or_else(|_| would_block()),
                 Poll::Pending => would_block(),
             },
