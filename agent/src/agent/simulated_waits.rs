@@ -3,7 +3,7 @@
 use super::simulated_day::{Simulated, drop_pack, message, start};
 use super::*;
 use crate::associations::{Command, Who};
-use crate::demo::fhir_server::FhirServer;
+use crate::demo::fhir_server::{Fault, FhirServer};
 use crate::ingest::SourceLoop;
 use crate::random;
 use crate::telemetry::status::Status;
@@ -268,4 +268,45 @@ fn a_newer_link_of_the_server_makes_later_readings_wait_until_one_of_the_two_is_
     assert_eq!(counts(&statuses[3]).0, 1, "{:?}", statuses[3].problems);
     assert_eq!(counts(&statuses[4]), (0, 0));
     assert_eq!(held(&server), ["Patient/anna 61 final", "Patient/bert 62 final"]);
+}
+
+#[test]
+fn a_correction_finds_what_was_written_though_its_answer_was_lost_through_an_outage_and_back_again() {
+    let half_past = start().ticks() + 30 * 600_000_000;
+    let fault = |fault: Option<Fault>| {
+        move |_: Rc<Agent>, server: FhirServer, _: PathBuf| async move { server.set_fault(fault) }
+    };
+    let (statuses, server) = play(
+        "",
+        vec![
+            step(0, |_, server: FhirServer, _| async move {
+                device(&server, Some("anna"))
+            }),
+            step(30 * MINUTE, fault(Some(Fault::LoseAnswer))),
+            // The second reading was carried out, nothing is recorded as sent, and then nothing goes any more.
+            step(HOUR + 1, fault(Some(Fault::Refuse(503, None)))),
+            step(2 * HOUR, move |agent: Rc<Agent>, _, _| async move {
+                let command = Command::Set {
+                    device: "band-1".to_owned(),
+                    patient: Who::parse("Patient", "mrn bert"),
+                    encounter: None,
+                    from: Some(half_past),
+                    to: None,
+                };
+                agent.associate(&command).await.unwrap();
+            }),
+            step(3 * HOUR, fault(None)),
+            step(5 * HOUR, |_, _, _| async {}),
+        ],
+    );
+    assert_eq!(statuses[3].destinations[0].corrections, 1);
+    assert_eq!(statuses[5].destinations[0].corrections, 0);
+    assert_eq!(
+        held(&server),
+        [
+            "Patient/anna 61 final",
+            "Patient/anna 62 entered-in-error",
+            "Patient/bert 62 final"
+        ]
+    );
 }

@@ -43,6 +43,8 @@ pub(super) struct Gatherings {
     pub(super) revised: HashMap<Position, Vec<(RevisionId, u64, u32)>>,
     pub(super) excluded: HashSet<(Position, u32)>,
     pub(super) count: usize,
+    /// Rows that readings have gathered for: of a hundred thousand that are due only these are looked at again and again.
+    begun: HashSet<u64>,
     /// Bytes of the messages that they came in, and of what those became.
     bytes: usize,
     /// The message that was counted last: several readings of it count it once.
@@ -58,6 +60,7 @@ impl Gatherings {
             revised: HashMap::new(),
             excluded: others,
             count: 0,
+            begun: HashSet::new(),
             bytes: 0,
             weighed: 0,
         };
@@ -137,6 +140,7 @@ impl Gatherings {
             return;
         }
         self.count += 1;
+        self.begun.insert(id);
         let reading = GroupReading {
             position,
             match_number: found.number,
@@ -158,6 +162,9 @@ impl Gatherings {
         let before = self.count.max(1);
         self.count = self.count.saturating_sub(readings);
         self.bytes = self.bytes * self.count / before;
+        let rows = &self.rows;
+        self.begun
+            .retain(|id| rows.get(id).is_some_and(|row| !row.readings.is_empty()));
     }
 
     /// Whether the rows hold Observations for a batch of `wanted`, or all that memory is for.
@@ -167,8 +174,9 @@ impl Gatherings {
         }
         self.count >= wanted && {
             let complete = self
-                .rows
-                .values()
+                .begun
+                .iter()
+                .filter_map(|id| self.rows.get(id))
                 .filter(|row| row.last <= position || !row.whole);
             let observations = complete.map(|row| {
                 let most = if row.is_period { 1 } else { usize::MAX };

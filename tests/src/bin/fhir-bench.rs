@@ -318,9 +318,9 @@ fn run(config: Config, flood: Flood, enough: impl Fn(&agent::Agent) -> bool + 's
                     return Ok(());
                 }
                 let now = format!("{:?}", agent.summary());
-                idle = if now == last { idle + 20 } else { 0 };
+                idle = if now == last { idle + 100 } else { 0 };
                 last = now;
-                embassy_time::Timer::after_millis(20).await;
+                embassy_time::Timer::after_millis(100).await;
             }
             stop.send_replace(true);
             bail!("nothing moves any more: {last}")

@@ -23,7 +23,9 @@ fn vectors(file: &str) -> Vec<Value> {
 
 /// Runs all and tells all that differ.
 fn all(file: &str, run: impl Fn(&Value) -> Result<(), String>) {
-    let failed: Vec<String> = vectors(file)
+    let vectors = vectors(file);
+    eprintln!("{file}: {} vectors", vectors.len());
+    let failed: Vec<String> = vectors
         .iter()
         .filter_map(|vector| Some(format!("{}: {}", vector["name"], run(vector).err()?)))
         .collect();

@@ -1,6 +1,6 @@
 //! What became of the readings of a pass, taken into rows and counters.
 
-use super::{Outbox, Settled};
+use super::{OpenKey, Outbox, Settled};
 use crate::forward::{Fate, GIVEN_UP};
 use crate::message::Position;
 use crate::store::progress::{DeadLetter, Loss, Row};
@@ -138,6 +138,13 @@ impl Outbox {
         }
     }
 
+    /// Nothing joins the row any more. Of a hundred thousand rows only its own place is looked at.
+    pub(super) fn close(&mut self, place: OpenKey, id: u64) {
+        if self.open.get(&place) == Some(&id) {
+            self.open.remove(&place);
+        }
+    }
+
     /// Readings of a row that are given up, into the ledger.
     fn lose_places(&mut self, destination: u32, row: &Row, places: &[(Position, u32)], reason: String) {
         let count = places.len() as u64;
@@ -186,7 +193,7 @@ impl Outbox {
         };
         if ended {
             self.rows.remove(&id);
-            self.open.retain(|_, open| *open != id);
+            self.close((before.destination, before.series, before.period), id);
             self.pending.rows.remove(&id);
             self.pending.gone.insert(id);
         } else {

@@ -109,8 +109,9 @@ impl Outbox {
         };
         row.count -= lost;
         if row.last <= through {
+            let key = (destination, series, row.period);
             self.rows.remove(&id);
-            self.open.retain(|_, open| *open != id);
+            self.close(key, id);
             self.pending.rows.remove(&id);
             self.pending.gone.insert(id);
         } else {

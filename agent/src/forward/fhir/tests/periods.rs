@@ -337,3 +337,48 @@ fn a_server_that_chooses_ids_gets_conditional_writes_and_no_duplicates() {
         assert_eq!(double.of_type("Observation").len(), 2, "{status}");
     }
 }
+
+#[test]
+fn identity_medtech_continues_what_the_service_wrote_and_identity_agent_does_not() {
+    use iomt_mapping::fhir::{SERVICE_SYSTEM, resource_id};
+    // As the service writes it: whole seconds in the identifier, the value last received.
+    let identifier = "anna.device-a.hr.20260922000000Z";
+    let by_service = json!({"resourceType": "Observation", "id": resource_id(SERVICE_SYSTEM, identifier), "status": "final",
+        "identifier": [{"system": SERVICE_SYSTEM, "value": identifier}],
+        "code": {"text": "hr", "coding": [{"code": "hr", "system": "http://loinc.org"},
+            {"system": SERVICE_SYSTEM, "code": "hr", "display": "hr"}]},
+        "subject": {"reference": "Patient/anna"}, "device": {"reference": "Device/device-a"},
+        "issued": "2026-09-22T00:00:01+00:00",
+        "effectivePeriod": {"start": "2026-09-22T00:00:00.0000000Z", "end": "2026-09-22T00:00:00.0000000Z"},
+        "valueQuantity": {"value": 60, "unit": "/min"}});
+    for (identity, values) in [("medtech", vec!["61"]), ("agent", vec!["60", "61"])] {
+        let (double, http) = Double::new(&[device("a", "anna"), by_service.clone()]);
+        let mut group = group(&standard(), "a", "hr", 1, &[(0, "hr", "61")]);
+        for reading in &mut group.readings {
+            let mut measurement = Measurement::clone(&reading.measurement);
+            measurement.occurrence_time = Timestamp::from_ticks(NOON + 5_000_000).unwrap();
+            reading.measurement = Arc::new(measurement);
+        }
+        let mut fhir = destination(&http, &format!("identity = \"{identity}\"\n"));
+        let delivery = simulate(fhir.deliver(vec![group], &none()));
+        assert_eq!(words(&delivery.fates), ["delivered"], "{identity}");
+        let held = double.of_type("Observation");
+        let mut found: Vec<String> = held.iter().map(value_of).collect();
+        found.sort();
+        assert_eq!(found, values, "{identity}");
+        if identity == "medtech" {
+            assert_eq!(
+                (
+                    held[0]["id"].clone(),
+                    held[0]["issued"].clone(),
+                    held[0]["status"].clone()
+                ),
+                (
+                    by_service["id"].clone(),
+                    by_service["issued"].clone(),
+                    json!("amended")
+                )
+            );
+        }
+    }
+}
