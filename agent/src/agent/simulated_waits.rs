@@ -282,9 +282,14 @@ fn a_correction_finds_what_was_written_though_its_answer_was_lost_through_an_out
             step(0, |_, server: FhirServer, _| async move {
                 device(&server, Some("anna"))
             }),
-            step(30 * MINUTE, fault(Some(Fault::LoseAnswer))),
+            step(30 * MINUTE, fault(Some(Fault::LoseAnswerOfWrite))),
             // The second reading was carried out, nothing is recorded as sent, and then nothing goes any more.
-            step(HOUR + 1, fault(Some(Fault::Refuse(503, None)))),
+            step(HOUR, |_, server: FhirServer, _| async move {
+                while server.observations().len() < 2 {
+                    Timer::after_millis(10).await;
+                }
+                server.set_fault(Some(Fault::Refuse(503, None)));
+            }),
             step(2 * HOUR, move |agent: Rc<Agent>, _, _| async move {
                 let command = Command::Set {
                     device: "band-1".to_owned(),
@@ -298,6 +303,10 @@ fn a_correction_finds_what_was_written_though_its_answer_was_lost_through_an_out
             step(3 * HOUR, fault(None)),
             step(5 * HOUR, |_, _, _| async {}),
         ],
+    );
+    assert_eq!(
+        (statuses[2].summary.delivered, statuses[2].summary.buffered),
+        (1, 1)
     );
     assert_eq!(statuses[3].destinations[0].corrections, 1);
     assert_eq!(statuses[5].destinations[0].corrections, 0);

@@ -2,6 +2,11 @@
 //! in a real store, drained by the agent as the service runs it.
 //!
 //! The server is this program again as a process of its own, so that the CPU that is counted is the agent's alone.
+//!
+//! Seen with `fhir-bench --rtt 50` (release build) on one of two cores that were asked for six times over: 4,155 Observations
+//! a second and 0.0091 requests each for single instants (100,000 of them), 1,263 and 0.0216 for hourly ones of ten readings
+//! (100,000; 888 while every row that ended looked at all others), 2,416 and 0.0119 for hourly ones whose memory is gone
+//! (30,000).
 #![allow(
     clippy::disallowed_methods,
     reason = "a measuring program reads the real clock"

@@ -1,6 +1,6 @@
 //! The server without a socket: an HTTP client that answers at once, for simulated time.
 
-use super::{Fault, FhirServer, Shared, answer};
+use super::{FhirServer, Shared, answer};
 use crate::forward::http::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse};
 use crate::message::Payload;
 use axum::body::{Bytes, HttpBody};
@@ -30,7 +30,8 @@ impl HttpClient for Client {
             }
         }
         let response = answer(&self.0, &method, &uri, &headers, &request.body.0);
-        if self.0.inner().fault == Some(Fault::LoseAnswer) {
+        let fault = self.0.inner().fault;
+        if fault.is_some_and(|fault| fault.loses(&request.body.0)) {
             return Err(HttpError::new(
                 HttpErrorKind::Reset,
                 "the connection broke before the answer",

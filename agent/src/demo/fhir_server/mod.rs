@@ -42,6 +42,16 @@ pub enum Fault {
     Refuse(u16, Option<u32>),
     /// Every request is carried out, and the connection ends before the answer.
     LoseAnswer,
+    /// The same for requests that write; what is only read is answered.
+    LoseAnswerOfWrite,
+}
+
+impl Fault {
+    /// Whether the answer to a request is lost that was carried out.
+    fn loses(self, request: &[u8]) -> bool {
+        let writes = || request.windows(5).any(|word| word == b"\"PUT\"");
+        self == Fault::LoseAnswer || (self == Fault::LoseAnswerOfWrite && writes())
+    }
 }
 
 /// What the server holds and what it was asked.
@@ -279,7 +289,7 @@ fn answer(
             .and_then(|request| perform(&mut inner.store, &shared.base, request, minimal)),
     };
     inner.refused += u64::from(result.is_err());
-    if inner.fault == Some(Fault::LoseAnswer) {
+    if inner.fault.is_some_and(|fault| fault.loses(body)) {
         return Response::new(HttpBody::new(LostAnswer));
     }
     let mut response = match result {

@@ -333,7 +333,7 @@ async fn happen(
                 "device": {"reference": format!("Device/device-{number}")},
                 "timingPeriod": {"start": text(from), "end": text(to)}}))?,
             Event::Away => server.set_fault(Some(Fault::Refuse(503, None))),
-            Event::LosesAnswers => server.set_fault(Some(Fault::LoseAnswer)),
+            Event::LosesAnswers => server.set_fault(Some(Fault::LoseAnswerOfWrite)),
             Event::Back => server.set_fault(None),
             Event::Enter(command) if by_file => drop_line(&command, &store)?,
             Event::Enter(command) => enter(&config, &command, &running, &store).await?,

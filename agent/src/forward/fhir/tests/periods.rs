@@ -342,7 +342,7 @@ fn a_server_that_chooses_ids_gets_conditional_writes_and_no_duplicates() {
 fn identity_medtech_continues_what_the_service_wrote_and_identity_agent_does_not() {
     use iomt_mapping::fhir::{SERVICE_SYSTEM, resource_id};
     // As the service writes it: whole seconds in the identifier, the value last received.
-    let identifier = "anna.device-a.hr.20260922000000Z";
+    let identifier = "anna.device-a.hr.20260922000000Z.20260922000000Z";
     let by_service = json!({"resourceType": "Observation", "id": resource_id(SERVICE_SYSTEM, identifier), "status": "final",
         "identifier": [{"system": SERVICE_SYSTEM, "value": identifier}],
         "code": {"text": "hr", "coding": [{"code": "hr", "system": "http://loinc.org"},
