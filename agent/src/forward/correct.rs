@@ -134,10 +134,13 @@ impl Restored {
     }
 }
 
+/// Number of the group key, and start of the period.
+type SeriesPeriod = (u32, Option<i64>);
+
 /// What the journal has of a device in the stretch of a change.
 pub struct Found {
     /// Position and match number, by series and period.
-    places: BTreeMap<(u32, Option<i64>), Vec<(Position, u32)>>,
+    places: BTreeMap<SeriesPeriod, Vec<(Position, u32)>>,
     /// Receive time of the oldest.
     oldest: i64,
     /// When its readings were taken.
