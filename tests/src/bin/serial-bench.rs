@@ -261,7 +261,7 @@ fn arguments() -> anyhow::Result<Arguments> {
 /// Something that confirms at once; it ends with the program.
 enum Destination {
     Hub(Box<EventHubEndpoint>),
-    Fhir(FhirServer),
+    Fhir(Box<FhirServer>),
     None,
 }
 
@@ -276,7 +276,7 @@ impl Destination {
                 for name in DEVICES {
                     server.put_device(&format!("dev-{name}"), "p-1");
                 }
-                Destination::Fhir(server)
+                Destination::Fhir(Box::new(server))
             }
             "none" => Destination::None,
             _ => bail!("there is no destination {name}"),
