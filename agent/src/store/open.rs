@@ -241,7 +241,7 @@ impl Store {
 
 /// The lock of the folder: SQLite's own goes with the file, and is not there yet while a file is looked at or set aside. None
 /// on a file system that has no such locks.
-fn own(folder: &Path) -> Result<Option<std::fs::File>, StoreError> {
+pub(super) fn own(folder: &Path) -> Result<Option<std::fs::File>, StoreError> {
     let handle = std::fs::File::open(folder)?;
     match rustix::fs::flock(&handle, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(handle)),

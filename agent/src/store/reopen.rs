@@ -51,6 +51,8 @@ impl Store {
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // In its place until then; nothing reaches it, see `ensure_open`.
         self.connection = Connection::open_in_memory()?;
+        // A volume is repaired without being in anybody's hands.
+        self.owner = None;
         self.closed = Some(Closed {
             file,
             log_end: LOG_HEADER + frames * (FRAME_HEADER + page.unsigned_abs()),
@@ -86,6 +88,7 @@ impl Store {
     }
 
     fn open_again(&mut self, closed: &Closed) -> Result<(), StoreError> {
+        let owner = open::own(folder_of(&closed.file))?;
         cut_log(&beside(&closed.file, "-wal"), closed.log_end)?;
         let flags = OpenFlags::default() & !OpenFlags::SQLITE_OPEN_CREATE;
         let connection = Connection::open_with_flags(&closed.file, flags)?;
@@ -103,6 +106,7 @@ impl Store {
             )));
         }
         self.connection = connection;
+        self.owner = owner;
         self.set_limit(self.limits.max_bytes)
     }
 }
