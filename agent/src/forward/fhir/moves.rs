@@ -122,6 +122,28 @@ fn late_readings_go_to_the_patient_of_their_time_also_within_one_hour() {
 }
 
 #[test]
+fn a_device_that_moves_inside_an_open_day_leaves_each_reading_with_the_patient_of_its_time() {
+    let (double, http) = Double::new(&[]);
+    let mut fhir = destination(&http, "");
+    let values = || -> Vec<String> {
+        let lines = held(&double);
+        let without_gaps = lines.iter().map(|line| line.replace(" E", ""));
+        without_gaps.collect()
+    };
+    simulate(async {
+        show(&double, &[version(1, -60, "anna")], true);
+        fhir.deliver(vec![readings(1, "daily", &[10, 40])], &none()).await;
+        assert_eq!(values(), ["anna 10 40"]);
+        // It moves during an outage; what was read before and after comes together.
+        Timer::after_secs(4 * 3600).await;
+        show(&double, &[version(1, -60, "anna"), version(2, 120, "bert")], true);
+        let late = vec![readings(3, "daily", &[60, 110, 130, 200])];
+        assert_eq!(short(&fhir.deliver(late, &none()).await), "DDDD");
+        assert_eq!(values(), ["anna 10 40 60 110", "bert 130 200"]);
+    });
+}
+
+#[test]
 fn a_reading_in_a_gap_waits_and_its_neighbours_do_not() {
     let (double, http) = Double::new(&[]);
     let mut fhir = destination(&http, "");

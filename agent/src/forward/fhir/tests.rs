@@ -47,7 +47,7 @@ pub(in crate::forward) fn standard() -> Arc<Pack> {
     let sampled =
         json!({"valueType": "SampledData", "valueName": "hr", "defaultPeriod": 600_000, "unit": "/min"});
     pack(&json!({"templateType": "CollectionFhir", "template": [
-        template("hr", 0, quantity("hr")), template("hourly", 60, sampled), bp]}))
+        template("hr", 0, quantity("hr")), template("hourly", 60, sampled.clone()), template("daily", 1440, sampled), bp]}))
 }
 
 pub(in crate::forward) fn device(identifier: &str, patient: &str) -> Value {

@@ -303,3 +303,71 @@ fn a_client_certificate_is_shown_and_taken_anew_when_its_file_changes() {
         b"over TLS"
     );
 }
+
+/// A proxy that opens tunnels, and the targets that it was asked for.
+fn tunnels() -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut reader = BufReader::new(client.unwrap());
+            let head = read_request(&mut reader).unwrap();
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            let server = TcpStream::connect(&target).unwrap();
+            tell.send(head).unwrap();
+            let mut client = reader.into_inner();
+            client
+                .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                .unwrap();
+            let (mut to_server, mut from_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            std::thread::spawn(move || std::io::copy(&mut &server, &mut client));
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_proxy_that_is_named_gets_a_tunnel_and_never_the_token() {
+    let (base, seen) = serve(vec![answer("200 OK", "", "{}")]);
+    let (proxy, asked) = tunnels();
+    let client = UreqClient::new(TlsConfig::default(), Some(proxy));
+    let mut request = HttpRequest::get(format!("{base}/metadata"));
+    request.authorization = Some("Bearer t".to_owned());
+    assert_eq!(client.execute(request).unwrap().status, 200);
+    let asked: Vec<String> = asked.try_iter().collect();
+    let target = base.trim_start_matches("http://");
+    assert!(
+        asked[0].starts_with(&format!("CONNECT {target} HTTP/1.1")),
+        "{}",
+        asked[0]
+    );
+    assert!(!asked[0].contains("Bearer"), "{}", asked[0]);
+    let (_, request) = seen.recv().unwrap();
+    assert!(request.starts_with("GET /metadata HTTP/1.1") && request.contains("authorization: Bearer t"));
+}
+
+#[test]
+fn a_proxy_that_refuses_or_is_not_there_is_named_as_the_reason() {
+    let (proxy, _seen) = serve(vec![answer("407 Proxy Authentication Required", "", "")]);
+    let client = UreqClient::new(TlsConfig::default(), Some(proxy));
+    let refused = client
+        .execute(HttpRequest::get("http://ehr.hospital.example/r4"))
+        .unwrap_err();
+    assert_eq!(refused.kind, HttpErrorKind::Proxy, "{}", refused.text);
+    assert!(
+        refused.text.contains("the proxy refused to connect"),
+        "{}",
+        refused.text
+    );
+    let nobody = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let client = UreqClient::new(TlsConfig::default(), Some(nobody));
+    let gone = client
+        .execute(HttpRequest::get("http://ehr.hospital.example/r4"))
+        .unwrap_err();
+    assert_eq!(gone.kind, HttpErrorKind::Connect, "{}", gone.text);
+}
