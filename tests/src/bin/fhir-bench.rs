@@ -3,7 +3,6 @@
 //!
 //! The server is this program again as a process of its own, so that the CPU that is counted is the agent's alone.
 //!
-//!
 //! Seen in a release build, on two cores that something else used too (`fhir-bench --rtt R --period P --count N`):
 //!
 //! | round trip | 100,000 single instants | 30,000 to 50,000 hourly Observations of ten readings |
