@@ -1,14 +1,12 @@
 //! `bedside-agent clock`: readings that nobody can date without the operator.
 
 use super::Format;
-use crate::agent;
 use crate::associations::time;
 use crate::config::{self, Config};
 use crate::control::Question;
 use crate::timekeeping::undated::{self, ClockCommand};
-use anyhow::{Context, bail};
 use iomt_mapping::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -96,17 +94,13 @@ fn ask(config: &Config, command: &ClockCommand) -> anyhow::Result<Value> {
     let question = Question::Clock {
         entry: command.clone(),
     };
-    if let Some(answer) = super::service::ask(config, &question)? {
-        return serde_json::from_str(&answer).context("the agent's answer cannot be read");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let rest = agent::at_rest(config)?;
-    match runtime.block_on(undated::answer(&rest.pipeline, command)) {
-        Ok(answer) => Ok(answer),
-        Err(wrong) => bail!("{wrong}"),
-    }
+    let answer = super::service::ask_or_open(config, &question, async |rest| {
+        match undated::answer(&rest.pipeline, command).await {
+            Ok(answer) => answer.to_string(),
+            Err(wrong) => json!({ "error": wrong.to_string() }).to_string(),
+        }
+    })?;
+    Ok(serde_json::from_str(&answer)?)
 }
 
 fn text(answer: &Value) -> String {

@@ -4,7 +4,6 @@ use super::{DEFAULT_CONFIG, Format, service};
 use crate::config;
 use crate::control::Question;
 use crate::destinations::{Desk, DestinationQuestion, DestinationView, Dropped};
-use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -53,7 +52,15 @@ impl Destination {
             Action::List => DestinationQuestion::List,
             Action::Drop { name } => DestinationQuestion::Drop { name: name.clone() },
         };
-        let answer = self.ask(&question)?;
+        let config = config::load(&self.config)?;
+        let asked = Question::Destinations(question.clone());
+        let answer = service::ask_or_open(&config, &asked, async |rest| {
+            let desk = Desk {
+                pipeline: &rest.pipeline,
+                destinations: &rest.destinations,
+            };
+            desk.answer(&question).await
+        })?;
         let text = match (self.format, &question) {
             (Format::Json, _) => format!("{answer}\n"),
             (Format::Text, DestinationQuestion::List) => table(&serde_json::from_str::<Vec<_>>(&answer)?),
@@ -64,25 +71,6 @@ impl Destination {
         };
         super::print(&text)?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn ask(&self, question: &DestinationQuestion) -> anyhow::Result<String> {
-        let config = config::load(&self.config)?;
-        if let Some(answer) = service::ask(&config, &Question::Destinations(question.clone()))? {
-            return Ok(answer);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let rest = crate::agent::at_rest(&config)?;
-        let desk = Desk {
-            pipeline: &rest.pipeline,
-            destinations: &rest.destinations,
-        };
-        let answer = runtime.block_on(desk.answer(question));
-        let value: serde_json::Value = serde_json::from_str(&answer).context("the answer cannot be read")?;
-        match value.get("error").and_then(serde_json::Value::as_str) {
-            Some(error) => bail!("{error}"),
-            None => Ok(answer),
-        }
     }
 }
 

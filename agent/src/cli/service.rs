@@ -1,6 +1,6 @@
 //! How a command reaches the running service, and how it knows that there is none.
 
-use crate::agent::store_folder;
+use crate::agent::{AtRest, at_rest, store_folder};
 use crate::config::Config;
 use crate::control::{Question, ask_socket, socket_path};
 use anyhow::{Context, bail};
@@ -43,9 +43,32 @@ pub fn ask(config: &Config, question: &Question) -> anyhow::Result<Option<String
             });
         }
     };
-    let value: Value = serde_json::from_str(&answer).context("the agent's answer cannot be read")?;
-    if let Some(error) = value.get("error").and_then(Value::as_str) {
-        bail!("{error}");
+    without_error(answer).map(Some)
+}
+
+/// The answer of the running service; while it is down, what `desk` says over its store.
+///
+/// # Errors
+/// When neither can be reached, or the answer is an error.
+pub fn ask_or_open(
+    config: &Config,
+    question: &Question,
+    desk: impl AsyncFnOnce(&AtRest) -> String,
+) -> anyhow::Result<String> {
+    if let Some(answer) = ask(config, question)? {
+        return Ok(answer);
     }
-    Ok(Some(answer))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let rest = at_rest(config)?;
+    without_error(runtime.block_on(desk(&rest)))
+}
+
+fn without_error(answer: String) -> anyhow::Result<String> {
+    let value: Value = serde_json::from_str(&answer).context("the agent's answer cannot be read")?;
+    match value.get("error").and_then(Value::as_str) {
+        Some(error) => bail!("{error}"),
+        None => Ok(answer),
+    }
 }

@@ -112,30 +112,19 @@ impl DeadLetters {
             Action::Redrive(which) => LetterQuestion::Redrive { which: which.some()? },
             Action::Drop(which) => LetterQuestion::Drop { which: which.some()? },
         };
-        let answer = self.ask(&question)?;
+        let config = config::load(&self.config)?;
+        let asked = Question::DeadLetters(question.clone());
+        let answer = service::ask_or_open(&config, &asked, async |rest| {
+            let desk = Desk {
+                pipeline: &rest.pipeline,
+                destinations: &rest.destinations,
+                sources: &rest.sources,
+            };
+            desk.answer(&question).await
+        })?;
         let (text, code) = render(&question, &answer).context("the agent's answer cannot be read")?;
         super::print(&if self.json { format!("{answer}\n") } else { text })?;
         Ok(code)
-    }
-
-    fn ask(&self, question: &LetterQuestion) -> anyhow::Result<String> {
-        let config = config::load(&self.config)?;
-        if let Some(answer) = service::ask(&config, &Question::DeadLetters(question.clone()))? {
-            return Ok(answer);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let rest = crate::agent::at_rest(&config)?;
-        let desk = Desk {
-            pipeline: &rest.pipeline,
-            destinations: &rest.destinations,
-            sources: &rest.sources,
-        };
-        let answer = runtime.block_on(desk.answer(question));
-        let value: serde_json::Value = serde_json::from_str(&answer)?;
-        match value.get("error").and_then(serde_json::Value::as_str) {
-            Some(error) => bail!("{error}"),
-            None => Ok(answer),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::settle::retry_pause_us;
 use super::*;
+use crate::message::RevisionId;
 use crate::message::{Message, Payload, PayloadKind, Stamp};
 use iomt_mapping::Timestamp;
 
