@@ -54,6 +54,10 @@ pub struct State {
     pub honours_none_match: bool,
     /// Only the server chooses ids; it answers this to a PUT with an id that it does not know.
     pub refuses_ids_with: Option<u16>,
+    /// Answers of a Bundle say where a resource is now.
+    pub tells_ids: bool,
+    /// Where the last one was put.
+    written: String,
     /// A Bundle with this text in it is refused as a whole.
     pub refuses_bundles_with: Option<&'static str>,
     pub most_entries: Option<usize>,
@@ -196,6 +200,7 @@ impl State {
             .to_string();
         body["meta"]["versionId"] = json!(next);
         self.resources.insert(path.to_owned(), body);
+        self.written = path.to_owned();
         if self.lagging {
             self.unindexed.insert(path.to_owned());
         }
@@ -270,6 +275,9 @@ impl State {
                 let mut response = json!({"status": status.to_string()});
                 if let Some(version) = version {
                     response["etag"] = json!(format!("W/\"{version}\""));
+                }
+                if self.tells_ids && request["method"] == "PUT" && status < 300 {
+                    response["location"] = json!(format!("{}/_history/1", self.written));
                 }
                 if status >= 300 {
                     response["outcome"] = body;

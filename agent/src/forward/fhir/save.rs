@@ -461,7 +461,7 @@ impl Saver {
             let Some(answer) = answer else {
                 // It may have been carried out: what was known is not certain any more.
                 self.recent.remove(&item.identity.id);
-                self.habits.unanswered(&item.identity, &entry);
+                self.habits.sent(&item.identity, &entry);
                 saved.outcomes.push((item, Outcome::Retry));
                 continue;
             };
@@ -470,9 +470,7 @@ impl Saver {
                 saved.written += 1;
                 // Without the id that the server chose it could not be written over: it is searched for next time.
                 let resource = with_id(&entry, answer.id.as_deref());
-                if resource.is_none() {
-                    self.habits.unanswered(&item.identity, &entry);
-                }
+                self.habits.sent(&item.identity, &entry);
                 let version = answer.version.filter(|_| resource.is_some());
                 confirm(&item, version.as_deref(), &memory, self.window, saved);
                 let id = item.identity.id.clone();

@@ -12,8 +12,18 @@ use crate::sabotage::{self, Sabotage};
 use iomt_mapping::fhir::Identity;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::super::identity::escape;
+
+/// How often the creations that searches tell by now are forgotten: microseconds.
+const FORGOTTEN_EVERY_US: u64 = 5_000_000;
+
+fn hash(identity: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    hasher.finish()
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum NoneMatch {
@@ -40,8 +50,11 @@ pub struct Habits {
     own_ids: bool,
     /// Whether the server was asked for `updateCreate`.
     asked: bool,
-    /// Observations that may have been created although no answer came, and until when a search may not tell.
-    uncertain: HashMap<String, u64>,
+    /// Observations that were created, or may have been although no answer came, by hash, and until when a search may not
+    /// tell. A hash that two share lets one of them wait for nothing.
+    unindexed: HashMap<u64, u64>,
+    /// When those that searches tell by now were forgotten last: monotonic microseconds.
+    forgotten_us: u64,
 }
 
 impl Habits {
@@ -53,7 +66,8 @@ impl Habits {
             none_match: NoneMatch::default(),
             own_ids: false,
             asked: false,
-            uncertain: HashMap::new(),
+            unindexed: HashMap::new(),
+            forgotten_us: 0,
         }
     }
 
@@ -142,12 +156,16 @@ impl Habits {
         Ok(self.own_ids)
     }
 
-    /// No answer came to this creation, or none that tells the id: where the server chooses ids, only a search tells
-    /// whether it was carried out.
-    pub fn unanswered(&mut self, identity: &Identity, entry: &Entry) {
+    /// This write was carried out, or may have been: where the server chooses ids, only a search tells of a creation once it is
+    /// forgotten here, and the search lags behind.
+    pub fn sent(&mut self, identity: &Identity, entry: &Entry) {
         if self.own_ids && entry.if_match.is_none() {
-            let until = clock::monotonic_us() + self.index_lag_us;
-            self.uncertain.insert(identity.id.clone(), until);
+            let now = clock::monotonic_us();
+            if now >= self.forgotten_us + FORGOTTEN_EVERY_US {
+                self.unindexed.retain(|_, until| *until > now);
+                self.forgotten_us = now;
+            }
+            self.unindexed.insert(hash(&identity.id), now + self.index_lag_us);
         }
     }
 
@@ -162,7 +180,8 @@ impl Habits {
         if self.own_ids && now < began + self.index_lag_us {
             return true;
         }
-        self.uncertain.retain(|_, until| *until > now);
-        self.uncertain.contains_key(identity)
+        self.unindexed
+            .get(&hash(identity))
+            .is_some_and(|until| *until > now)
     }
 }

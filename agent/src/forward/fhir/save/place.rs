@@ -70,11 +70,12 @@ impl Saver {
             {
                 self.recent.remove(&one.identity.id);
                 let Some(answer) = answer else {
-                    self.habits.unanswered(&one.identity, &entry);
+                    self.habits.sent(&one.identity, &entry);
                     placed.again = true;
                     continue;
                 };
                 if answer.is_success() {
+                    self.habits.sent(&one.identity, &entry);
                     placed.written += 1;
                     continue;
                 }

@@ -339,6 +339,47 @@ fn a_server_that_chooses_ids_gets_conditional_writes_and_no_duplicates() {
 }
 
 #[test]
+fn what_a_server_that_chooses_ids_has_not_indexed_yet_is_not_created_twice_once_it_is_forgotten_here() {
+    let (double, http) = Double::new(&[device("a", "anna")]);
+    double.state().refuses_ids_with = Some(405);
+    double.state().tells_ids = true;
+    let pack = standard();
+    let mut fhir = destination(&http, "");
+    let hours = |double: &Double| -> Vec<String> {
+        let all = double.of_type("Observation");
+        let data = all.iter().filter_map(|o| o["valueSampledData"]["data"].as_str());
+        data.map(str::to_owned).collect()
+    };
+    simulate(async {
+        // What the process before this one may have written is in the index.
+        let first = group(&pack, "a", "hourly", 1, &[(0, "hr", "60")]);
+        fhir.deliver(vec![first.clone()], &none()).await;
+        embassy_time::Timer::after_secs(60).await;
+        double.state().lagging = true;
+        assert_eq!(
+            words(&fhir.deliver(vec![first], &none()).await.fates),
+            ["delivered"]
+        );
+        // So many others that the first one is not remembered any more.
+        let others = (0..1500).map(|n| group(&pack, "a", "hr", 2 + n, &[(n as i64, "hr", "70")]));
+        fhir.deliver(others.collect(), &none()).await;
+        assert_eq!(double.of_type("Observation").len(), 1501);
+        let second = group(&pack, "a", "hourly", 1502, &[(10, "hr", "61")]);
+        assert_eq!(
+            words(&fhir.deliver(vec![second.clone()], &none()).await.fates),
+            ["waiting FhirServiceException"]
+        );
+        assert_eq!(hours(&double), ["60 E E E E E"]);
+        double.state().unindexed.clear();
+        assert_eq!(
+            words(&fhir.deliver(vec![second], &none()).await.fates),
+            ["delivered"]
+        );
+        assert_eq!(hours(&double), ["60 61 E E E E"]);
+    });
+}
+
+#[test]
 fn identity_medtech_continues_what_the_service_wrote_and_identity_agent_does_not() {
     use iomt_mapping::fhir::{SERVICE_SYSTEM, resource_id};
     // As the service writes it: whole seconds in the identifier, the value last received.
