@@ -366,8 +366,12 @@ async fn life(
 
 /// Waits until nothing is left to be sent, or for so many seconds; gives the state of the destinations.
 async fn quiet(agent: &Agent, all_sent: impl Fn() -> bool, most_seconds: u64) -> Vec<DestinationState> {
-    for _ in 0..most_seconds / 2 {
-        Timer::after_secs(2).await;
+    let mut waited = 0;
+    while waited < most_seconds {
+        // What waits for hours need not be looked at every moment: each look reads the journal.
+        let pause = if waited < 600 { 2 } else { 60 };
+        waited += pause;
+        Timer::after_secs(pause).await;
         if all_sent() && agent.unsent() == 0 {
             let states = agent.status().await.destinations;
             if states.iter().all(|state| state.buffered + state.waiting == 0) {
