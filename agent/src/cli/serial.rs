@@ -3,7 +3,7 @@
 use super::simulate::{interrupted, parse_duration};
 use super::{Format, print};
 use crate::clock;
-use crate::ingest::serial::drivers::{Now, PortSettings, drivers};
+use crate::ingest::serial::drivers::{Flow, Now, PortSettings, Speaks, driver, drivers};
 use crate::ingest::serial::framing::checksum::to_hex;
 use crate::ingest::serial::sniff::{Heard, Score, Sniffer, best, shorthand, worth_trying};
 use crate::ingest::serial::{apply_settings, open_port, port_name};
@@ -81,7 +81,7 @@ impl Drivers {
                         json!({
                             "name": info.name,
                             "devices": info.title,
-                            "settings": shorthand(info.settings),
+                            "settings": with_flow(info.settings),
                             "evidence": info.evidence.name(),
                             "speaks": info.speaks.name(),
                             "pack": Some(info.pack).filter(|pack| !pack.is_empty()),
@@ -97,24 +97,36 @@ impl Drivers {
     }
 }
 
+/// `19200 8E1 RTS/CTS`.
+fn with_flow(settings: PortSettings) -> String {
+    let flow = match settings.flow {
+        Flow::None => "",
+        Flow::RtsCts => " RTS/CTS",
+        Flow::XonXoff => " XON/XOFF",
+    };
+    format!("{}{flow}", shorthand(settings))
+}
+
 fn list() -> String {
     let mut text = format!(
-        "{:20} {:12} {:15} {:21} {:20} DEVICES\n",
+        "{:20} {:12} {:18} {:21} {:20} DEVICES\n",
         "DRIVER", "EVIDENCE", "SETTINGS", "SPEAKS", "MAPPING PACK"
     );
     for info in drivers() {
         let _ = writeln!(
             text,
-            "{:20} {:12} {:15} {:21} {:20} {}",
+            "{:20} {:12} {:18} {:21} {:20} {}",
             info.name,
             info.evidence.name(),
-            shorthand(info.settings),
+            with_flow(info.settings),
             info.speaks.name(),
             if info.pack.is_empty() { "-" } else { info.pack },
             info.title
         );
     }
-    text.push_str("\nA ready pack is installed by: bedside-agent mappings add PACK\n");
+    text.push_str(
+        "\nA ready pack is installed by: bedside-agent mappings add PACK. Where a device's menu has other settings: `settings` of the source.\n",
+    );
     text
 }
 
@@ -186,7 +198,7 @@ impl Sniff {
         let until_sure = self.duration.is_none();
         let first = tried.first().copied().unwrap_or_default();
         let mut port = open_port(&self.port, first)
-            .map_err(|record| anyhow::anyhow!("{}{}", record.text, plugged_in()))?;
+            .map_err(|record| anyhow::anyhow!("{}{}{}", record.text, in_use(&record.text), plugged_in()))?;
         let mut heard = Vec::new();
         let mut stop = std::pin::pin!(interrupted());
         for settings in tried {
@@ -227,7 +239,10 @@ async fn read(
     let least = begin + Duration::from_secs(1).as_micros();
     loop {
         let at = clock::monotonic_us();
-        if at >= begin + limit.as_micros() {
+        // What says something once a second is heard out.
+        let heard_out =
+            at >= begin + 2 * limit.as_micros() || !until_sure || !sniffer.heard(now()).is_promising();
+        if at >= begin + limit.as_micros() && heard_out {
             return Ok(());
         }
         if at >= look {
@@ -246,6 +261,15 @@ async fn read(
             }
             () = Timer::after(LOOK) => {}
         }
+    }
+}
+
+/// Who it is that most likely holds the port.
+fn in_use(text: &str) -> &'static str {
+    if text.contains("in use") {
+        "; is it the agent's own service? systemctl stop bedside-agent, and start it again afterwards"
+    } else {
+        ""
     }
 }
 
@@ -269,9 +293,18 @@ fn plugged_in() -> String {
 fn text(port: &Path, best: Option<&Heard>) -> String {
     let mut text = String::new();
     let Some(heard) = best.filter(|heard| heard.bytes > 0) else {
+        let asked: Vec<&str> = drivers()
+            .iter()
+            .filter(|info| info.speaks == Speaks::WhenAsked)
+            .map(|info| info.name)
+            .collect();
         return format!(
-            "{}: nothing was heard: check that the device is on and sends by itself; many speak only when their driver asks\n",
-            port.display()
+            "{}: nothing was heard. Check that the device is on, that its menu lets it send, and the cable (some need a crossed one).\n\
+             Many devices say nothing until they are asked, and this command asks nothing: {},\n\
+             and meters speak when there is something to say. If yours is one of them, write its driver into agent.toml and look at\n\
+             `bedside-agent status`; all drivers: bedside-agent serial drivers\n",
+            port.display(),
+            asked.join(", ")
         );
     };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
@@ -307,22 +340,54 @@ fn text(port: &Path, best: Option<&Heard>) -> String {
             } else {
                 guess.name.clone()
             };
-            let _ = write!(text, "guess: {what}");
-            if !guess.usual_settings {
+            let settings = if guess.usual_settings {
+                None
+            } else {
                 let parity = match heard.settings.chars().nth_back(1) {
                     Some('E') => ", parity = \"even\"",
                     Some('O') => ", parity = \"odd\"",
                     _ => "",
                 };
-                let _ = write!(text, ", settings = {{ baud = {}{parity} }}", heard.speed);
+                Some(format!("settings = {{ baud = {}{parity} }}", heard.speed))
+            };
+            let _ = write!(text, "guess: {what}");
+            if let Some(settings) = &settings {
+                let _ = write!(text, ", {settings}");
             }
-            text.push('\n');
+            text.push_str(&source(port, guess, &what, settings.as_deref()));
         }
         None => {
             let advice = heard.advice.as_deref().unwrap_or("");
             let _ = writeln!(text, "no driver or framing fits: {advice}");
             let _ = writeln!(text, "last bytes: {}", heard.unread.as_deref().unwrap_or(""));
         }
+    }
+    text
+}
+
+/// What to write into `agent.toml`, and what else is to be done.
+fn source(port: &Path, guess: &Score, what: &str, settings: Option<&str>) -> String {
+    let mut text = format!(
+        "\n\nfor agent.toml:\n  [[source]]\n  name = \"bedside\"\n  kind = \"serial\"\n  port = \"{}\"\n  {}\n",
+        port.display(),
+        what.replace(", ", "\n  ")
+    );
+    if let Some(settings) = settings {
+        let _ = writeln!(text, "  {settings}");
+    }
+    text.push_str("  device_id = \"...\"      # the identifier of the Device on the FHIR server\n");
+    if !port.starts_with("/dev/serial") && !port.starts_with("/dev/bedside") {
+        text.push_str("a name below /dev/serial/by-id stays the same wherever the device is plugged in\n");
+    }
+    match driver(&guess.name).map(|info| info.pack) {
+        Some("") => text
+            .push_str("what its channels hold depends on what is plugged in: write a mapping of your own\n"),
+        Some(pack) => {
+            let _ = writeln!(text, "its mapping: bedside-agent mappings add {pack}");
+        }
+        None => text.push_str(
+            "a device without a driver needs a mapping of your own: board-configs/mappings/README.md\n",
+        ),
     }
     text
 }

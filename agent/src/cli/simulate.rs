@@ -1,7 +1,8 @@
 //! `bedside-agent simulate`: wearables that are not there, on a broker or a serial line.
 
 use crate::config::TextDuration;
-use crate::ingest::serial::drivers;
+use crate::ingest::serial::drivers::{self, PortSettings};
+use crate::ingest::serial::open_port;
 use crate::simulate::serial::line;
 use crate::simulate::wearable::{Wearable, WearableKind};
 use crate::simulate::wearable_mqtt::{Plan, publish};
@@ -10,7 +11,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use embassy_time::Duration;
 use std::path::PathBuf;
-use tokio_serial::{SerialPortBuilderExt as _, SerialStream};
+use tokio_serial::SerialStream;
 
 /// Simulate wearables on MQTT or on a serial line
 #[derive(Args, Debug)]
@@ -27,7 +28,7 @@ pub struct Simulate {
     #[arg(
         long,
         value_name = "URL",
-        required_unless_present = "port",
+        required_unless_present_any = ["port", "device", "driver"],
         conflicts_with = "port"
     )]
     mqtt: Option<String>,
@@ -94,12 +95,11 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The end of the line at which the device is.
-fn open(port: &std::path::Path, baud: u32) -> anyhow::Result<SerialStream> {
-    let opened = tokio_serial::new(port.to_string_lossy(), baud).open_native_async();
-    opened.with_context(|| {
-        format!(
-            "cannot open {}; without an adapter two ends of a line come from: socat -d -d pty,rawer pty,rawer",
-            port.display()
+fn open(port: &std::path::Path, settings: PortSettings) -> anyhow::Result<SerialStream> {
+    open_port(port, settings).map_err(|record| {
+        anyhow::anyhow!(
+            "{}\nwithout an adapter two ends of a line come from: socat -d -d pty,rawer pty,rawer",
+            record.text
         )
     })
 }
@@ -180,8 +180,11 @@ impl Simulate {
                 known.join(", ")
             );
         };
-        let baud = drivers::driver(driver).map_or(9600, |info| info.settings.baud);
-        let mut line = open(port, baud)?;
+        let mut line = open(
+            port,
+            drivers::driver(driver).map_or_else(PortSettings::default, |info| info.settings),
+        )?;
+        eprintln!("{driver} on {}; Ctrl-C ends it", port.display());
         let written = line::talk(&mut line, device.as_mut(), self.duration, interrupted())
             .await
             .with_context(|| format!("the line {} failed", port.display()))?;
@@ -190,7 +193,7 @@ impl Simulate {
     }
 
     async fn on_serial_line(&self, port: &std::path::Path) -> anyhow::Result<()> {
-        let mut line = open(port, 115_200)?;
+        let mut line = open(port, PortSettings::eight_none_one(115_200))?;
         let kind = match self.kind {
             Kind::Band => WearableKind::Band,
             Kind::Oximeter => WearableKind::Oximeter,

@@ -6,6 +6,9 @@ use iomt_mapping::fhir::{GroupTrace, ValueTrace};
 use serde_json::Value;
 use std::fmt::Write;
 
+/// What a source says of its device.
+const CONNECTION_DEVICE: &str = "iothub-connection-device-id";
+
 /// Longest text of a value on a line, in characters.
 const LONGEST: usize = 80;
 
@@ -28,6 +31,13 @@ pub(super) fn text(explained: &Explained) -> String {
     );
     if explained.measurements == 0 && explained.failed == 0 {
         out.push_str("No template matched: the agent would keep the message as unmatched.\n");
+    }
+    let templates = explained.packs.iter().flat_map(|pack| &pack.trace.templates);
+    let mut fields = templates
+        .flat_map(|template| &template.matches)
+        .flat_map(|one| &one.fields);
+    if fields.any(|field| field.failed && field.expression.contains(CONNECTION_DEVICE)) {
+        out.push_str("The device is that of the connection: name one with --device-id, as `device_id` of the source does.\n");
     }
     out
 }

@@ -141,6 +141,26 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// Hands over what the kernel still has for a port that is given up, at most a burst. Of a cable that was pulled it has nothing:
+    /// a hang-up empties the line before it is told.
+    pub(super) fn drain(&mut self, port: &mut dyn Line, mut heard: impl FnMut(&[u8])) {
+        // Without the readiness that was told last: the call itself says what there is.
+        port.rest();
+        let mut left = usize::try_from(BURST).unwrap_or(READ_BYTES);
+        while left > 0 {
+            match port.try_read(&mut self.buffer) {
+                Ok(length) if length > 0 => {
+                    heard(self.buffer.get(..length).unwrap_or_default());
+                    left = left.saturating_sub(length);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +208,29 @@ mod tests {
             );
             assert!(looks <= 501, "{looks}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_port_still_has_is_read_before_it_is_given_up() {
+        use std::io::Write as _;
+        let (mut device, gateway) = mio_serial::SerialStream::pair().unwrap();
+        let mut port = crate::ingest::serial::ports::RealLine::new(gateway);
+        // Somebody waits for it, as while the agent runs; then more comes than the kernel hands over in one piece.
+        let waiting =
+            std::future::poll_fn(|context| Poll::Ready(port.poll_ready(context, false).is_pending()));
+        assert!(waiting.await);
+        let said: Vec<u8> = (0..3000_u32).map(|n| (n % 251) as u8).collect();
+        for piece in said.chunks(500) {
+            device.write_all(piece).unwrap();
+        }
+        let (mut reader, mut heard) = (Reader::new(9600, 0), Vec::new());
+        reader.drain(&mut port, |piece| heard.extend_from_slice(piece));
+        assert_eq!(heard, said);
+        // A cable that is pulled: the kernel has thrown away what nobody had read, and the port says so at once.
+        device.write_all(&said).unwrap();
+        drop(device);
+        reader.drain(&mut port, |_| panic!("Linux keeps nothing beyond a hang-up"));
+        assert!(reader.look(&mut port, 1, |_| {}).is_err());
     }
 
     #[test]

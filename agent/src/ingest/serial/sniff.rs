@@ -3,7 +3,7 @@
 //!
 //! A framing without a check finds frames in almost anything, so that its share of the bytes counts for less.
 
-use super::drivers::{Direction, Driver, Now, Output, Parity, PortSettings, Speaks, drivers};
+use super::drivers::{Direction, Driver, Flow, Now, Output, Parity, PortSettings, Speaks, drivers};
 use super::framing::frames::{Description, Reason};
 use super::framing::{self, FramingConfig};
 use super::line::{Line, Verdict};
@@ -25,6 +25,12 @@ const LEAST_FRAMES: u64 = 2;
 const ENOUGH_FRAMES: u64 = 4;
 /// What the usual settings of a driver count for, as per cent of the bytes: they tell two dialects of one protocol apart.
 const USUAL: f64 = 5.0;
+/// Frames a second of the dialects that have one shape, and what the right number counts for: more than the settings, which are
+/// only a name where there is no real line (USB, Bluetooth, pseudo-terminals).
+const RATES: [(&str, f64); 2] = [("contec-cms50", 60.0), ("berry-bci", 100.0)];
+const PACE: f64 = 10.0;
+/// Bytes of a frame that proves itself.
+const LONG_FRAME: u64 = 48;
 
 /// The framings that are tried, and what an explained byte counts for with them.
 const FRAMINGS: [(&str, &str, f64); 13] = [
@@ -98,13 +104,22 @@ const FRAMINGS: [(&str, &str, f64); 13] = [
 /// Speeds that devices have beside those of the drivers.
 const OTHER_SPEEDS: [u32; 5] = [38_400, 57_600, 4800, 2400, 1200];
 
+/// Who only listens holds up nobody.
+fn without_flow(settings: PortSettings) -> PortSettings {
+    PortSettings {
+        flow: Flow::None,
+        ..settings
+    }
+}
+
 /// What is worth trying, the most common first: the settings of the drivers, then other speeds; with `speed` only those of it.
 pub fn worth_trying(speed: Option<u32>) -> Vec<PortSettings> {
     let mut known: Vec<(PortSettings, usize)> = Vec::new();
     for info in drivers() {
-        match known.iter_mut().find(|(settings, _)| *settings == info.settings) {
+        let settings = without_flow(info.settings);
+        match known.iter_mut().find(|(known, _)| *known == settings) {
             Some((_, count)) => *count += 1,
-            None => known.push((info.settings, 1)),
+            None => known.push((settings, 1)),
         }
     }
     known.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -140,6 +155,10 @@ struct Candidate {
     name: String,
     is_driver: bool,
     usual: bool,
+    /// Its devices say something at times only.
+    at_times: bool,
+    /// Frames a second of its devices, where this tells them from others.
+    rate: Option<f64>,
     weight: f64,
     driver: Box<dyn Driver + Send>,
     describe: Describe,
@@ -167,16 +186,23 @@ impl Candidate {
         }
     }
 
-    fn score(&self, heard: u64, after: u64) -> Score {
-        let cut = self.before.min(CUT_BYTES) + after.min(CUT_BYTES);
+    fn score(&self, heard: u64, after: u64, seconds: f64) -> Score {
+        let cut = (self.before.min(CUT_BYTES) + after.min(CUT_BYTES)).min(heard / 2);
         let share = percent(self.frame_bytes, heard.saturating_sub(cut).max(self.frame_bytes));
         let least = if self.is_driver {
             LEAST_SHARE
         } else {
             LEAST_SHARE_OF_FRAMING
         };
-        let likely = self.frames >= LEAST_FRAMES && share >= least && self.frame_bytes * 4 >= heard;
+        // A single long frame of a device that has said all it had to say.
+        let one = self.at_times && self.readings > 0 && self.frame_bytes >= LONG_FRAME * self.frames;
+        let least_frames = if one { 1 } else { LEAST_FRAMES };
+        let likely = self.frames >= least_frames && share >= least && self.frame_bytes * 4 >= heard;
         let bonus = if self.usual { USUAL } else { 0.0 };
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52 frames")]
+        let pace = self.frames as f64 / seconds.max(0.001);
+        let at_its_rate = self.rate.is_some_and(|rate| (pace / rate - 1.0).abs() < 0.15);
+        let bonus = bonus + if at_its_rate { PACE } else { 0.0 };
         // Frames that say nothing are as likely of another device.
         let weight = if self.readings > 0 {
             self.weight
@@ -256,15 +282,17 @@ impl Heard {
         )
     }
 
+    /// Whether a little more listening may make it sure: a device that says something once a second.
+    pub fn is_promising(&self) -> bool {
+        self.guess.as_ref().is_some_and(|guess| {
+            guess.driver && guess.readings > 0 && guess.usual_settings && guess.share_percent >= 90.0
+        })
+    }
+
     /// Whether more listening would tell nothing new.
     pub fn is_sure(&self) -> bool {
-        self.guess.as_ref().is_some_and(|guess| {
-            guess.driver
-                && guess.readings > 0
-                && guess.usual_settings
-                && guess.share_percent >= 90.0
-                && guess.frames >= ENOUGH_FRAMES
-        })
+        let enough = |guess: &Score| guess.frames >= ENOUGH_FRAMES;
+        self.is_promising() && self.guess.as_ref().is_some_and(enough)
     }
 }
 
@@ -283,13 +311,19 @@ pub struct Sniffer {
     bytes: u64,
     tail: Vec<u8>,
     began_us: u64,
+    first_us: Option<u64>,
 }
 
 impl Sniffer {
     /// Listening begins at `now`.
     pub fn new(settings: PortSettings, now: Now) -> Sniffer {
         let known = drivers().iter().map(|info| Candidate {
-            usual: info.settings == settings,
+            usual: without_flow(info.settings) == without_flow(settings),
+            at_times: info.speaks == Speaks::AtTimes,
+            rate: RATES
+                .iter()
+                .find(|(name, _)| *name == info.name)
+                .map(|(_, rate)| *rate),
             ..candidate(
                 info.name.to_owned(),
                 1.0,
@@ -313,12 +347,14 @@ impl Sniffer {
             bytes: 0,
             tail: Vec::new(),
             began_us: now.monotonic_us,
+            first_us: None,
         }
     }
 
     /// Bytes came.
     pub fn bytes(&mut self, bytes: &[u8], now: Now) {
         self.bytes += bytes.len() as u64;
+        self.first_us.get_or_insert(now.monotonic_us);
         self.line.heard(bytes, now.monotonic_us);
         self.tail.extend_from_slice(bytes);
         let old = self.tail.len().saturating_sub(KEPT_BYTES);
@@ -339,12 +375,20 @@ impl Sniffer {
         }
     }
 
+    /// Seconds since the first byte.
+    fn spoken(&self, now: Now) -> f64 {
+        let began = self.first_us.unwrap_or(now.monotonic_us);
+        #[expect(clippy::cast_precision_loss, reason = "hours, not ages")]
+        let seconds = now.monotonic_us.saturating_sub(began) as f64 / 1e6;
+        seconds
+    }
+
     /// What was heard so far; the frame that is on its way counts for nothing.
     pub fn heard(&mut self, now: Now) -> Heard {
         let mut scores: Vec<(Score, usize)> = Vec::new();
         for (index, candidate) in self.candidates.iter().enumerate() {
             let read = candidate.frame_bytes + candidate.garbage;
-            let score = candidate.score(self.bytes, self.bytes.saturating_sub(read));
+            let score = candidate.score(self.bytes, self.bytes.saturating_sub(read), self.spoken(now));
             if score.frames > 0 {
                 scores.push((score, index));
             }
@@ -395,6 +439,8 @@ fn candidate(name: String, weight: f64, driver: Box<dyn Driver + Send>, describe
         name,
         is_driver: true,
         usual: false,
+        at_times: false,
+        rate: None,
         weight,
         driver,
         describe,
@@ -495,6 +541,31 @@ mod tests {
     }
 
     #[test]
+    fn two_dialects_of_one_shape_are_told_apart_by_their_pace_where_the_speed_is_only_a_name() {
+        for (name, settings) in [
+            ("contec-cms50", 115_200),
+            ("berry-bci", 9600),
+            ("berry-bci", 115_200),
+        ] {
+            let heard = sniff(PortSettings::eight_none_one(settings), &recorded(name, 4));
+            assert_eq!(
+                heard.guess.as_ref().unwrap().name,
+                name,
+                "{:#?}",
+                heard.candidates
+            );
+        }
+    }
+
+    #[test]
+    fn a_cuff_that_has_said_all_it_had_to_say_is_recognised() {
+        let said = recorded("and-pbt", 5);
+        let heard = sniff(driver("and-pbt").unwrap().settings, &said);
+        let guess = heard.guess.unwrap();
+        assert_eq!((guess.name.as_str(), guess.frames), ("and-pbt", 1));
+    }
+
+    #[test]
     fn devices_without_a_driver_give_the_framing_that_reads_them() {
         let lines = |line: &str| -> Vec<(u64, Vec<u8>)> {
             (0..8)
@@ -542,6 +613,9 @@ mod tests {
         assert_eq!(shown(Some(250_000)), ["250000 8N1"]);
         assert!(shown(Some(19_200)).contains(&"19200 8O1".to_owned()));
         assert!(shown(Some(19_200)).iter().all(|one| one.starts_with("19200 ")));
-        assert!(shown(None).len() >= 9, "{:?}", shown(None));
+        let all = shown(None);
+        assert!(all.len() >= 9, "{all:?}");
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "none is tried twice: {all:?}");
     }
 }

@@ -188,7 +188,7 @@ impl Source {
                 reader.spoke(now.monotonic_us);
             }
             if let Err(why) = self.answer(port, &mut out, &mut unsent, &line, now) {
-                return End::Gone(why);
+                return self.give_up(port, &mut reader, why);
             }
             if self.outlet.is_closed() {
                 return End::Stopped;
@@ -213,7 +213,7 @@ impl Source {
             tokio::select! {
                 ready = std::future::poll_fn(|context| port.poll_ready(context, unsent.wants_room())),
                     if looks_at.is_none() && !self.paused => if let Err(error) = ready {
-                        return End::Gone(error.to_string());
+                        return self.give_up(port, &mut reader, error.to_string());
                     },
                 () = outlet.moved() => {}
                 () = commits.changed(), if !unsent.is_empty() => {}
@@ -244,6 +244,15 @@ impl Source {
                 self.driver.timeout(now, &mut out);
             }
         }
+    }
+
+    /// Takes what the port still has, before it is closed.
+    fn give_up(&mut self, port: &mut dyn ports::Line, reader: &mut Reader, why: String) -> End {
+        let (mut out, now) = (Output::default(), self.now());
+        let driver = &mut self.driver;
+        reader.drain(port, |bytes| driver.bytes(bytes, now, &mut out));
+        self.hand_over(&mut out);
+        End::Gone(why)
     }
 
     /// The time, with whether it can be trusted.

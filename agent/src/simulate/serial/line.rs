@@ -43,6 +43,9 @@ pub async fn talk(
                 () = Timer::at(next) => {}
                 length = port.read(&mut received) => {
                     let bytes = received.get(..length?).unwrap_or(&[]);
+                    if bytes.is_empty() {
+                        return Err(std::io::Error::other("its other end was closed"));
+                    }
                     device.bytes(bytes, now(), &mut said);
                 }
                 () = &mut stop => return Ok(written),

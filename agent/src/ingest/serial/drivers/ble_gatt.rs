@@ -146,15 +146,14 @@ pub fn decode(characteristic: u16, bytes: &[u8]) -> Option<Map<String, Value>> {
         }
         0x2A9D => {
             need(3)?;
-            let raw = f64::from(u16_le(bytes, 1));
+            // All ones: the measurement did not succeed.
+            let raw = Some(u16_le(bytes, 1)).filter(|raw| *raw != 0xFFFF).map(f64::from);
             if bit(flags, 0) {
-                put("weight_lb", json!(raw / 100.0));
-                put(
-                    "weight_kg",
-                    json!((raw / 100.0 * 0.453_592_37 * 1e4).round() / 1e4),
-                );
+                put("weight_lb", json!(raw.map(|raw| raw / 100.0)));
+                let kilograms = raw.map(|raw| (raw / 100.0 * 0.453_592_37 * 1e4).round() / 1e4);
+                put("weight_kg", json!(kilograms));
             } else {
-                put("weight_kg", json!(raw * 5.0 / 1000.0));
+                put("weight_kg", json!(raw.map(|raw| raw * 5.0 / 1000.0)));
             }
             if bit(flags, 1) {
                 put("device_time", json!(time(bytes, 3)));
@@ -331,5 +330,6 @@ mod tests {
         }
         assert_eq!(body("2A1C 00FFFF7F00\n"), None, "no number is no reading");
         assert_eq!(body("2A35 00FF07FF07FF07\n"), None);
+        assert_eq!(body("2A9D 00FFFF\n"), None, "a weight that did not succeed");
     }
 }

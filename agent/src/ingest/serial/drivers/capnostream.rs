@@ -1,11 +1,13 @@
 //! Oridion / Medtronic Capnostream 20: CO2 waveform and numerics. One source.
 //!
-//! The driver opens the communication, starts the real-time data, asks for the periodic message and tells every 4 s that the link is active.
+//! The driver opens the communication, starts the real-time data and tells every 4 s that the link is active.
 //!
 //! Bodies:
 //! * `vitals`: `etco2_pressure` and `fico2_pressure` mm[Hg] (kPa is converted), or `etco2_concentration` and `fico2_concentration` %; `respiratory_rate_co2`, `spo2`,
 //!   `pulse_rate_oximeter`, `co2_alarms`, `spo2_alarms` (bits of the device);
-//! * `waveform` `co2_waveform`, 20 Hz, in the unit of the device.
+//! * `waveform` `co2_waveform`, 20 Hz, mm[Hg], only while the device measures in this unit: how it scales the others is not known.
+//!
+//! `status`: `no_breath`, `sensor_disconnected`, `off_patient`, `no_pulse`, `calibration`, `flow_error`, `pump_off`, `battery`.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -164,16 +166,16 @@ fn decode(code: u8, payload: &[u8]) -> Value {
                 "end_of_breath": bit(status, 3),
             })
         }
-        (1, 24..) => {
-            let last = payload.len() - 1;
-            let unit = match at(last - 1) {
-                1 => "mm[Hg]",
-                2 => "kPa",
-                _ => "%",
+        (1, 27..) => {
+            let unit = match at(25) {
+                1 => Some("mm[Hg]"),
+                2 => Some("kPa"),
+                3 => Some("%"),
+                _ => None,
             };
             let co2 = |raw: u8| {
                 value(raw).map(|raw| {
-                    if unit == "mm[Hg]" {
+                    if unit == Some("mm[Hg]") {
                         json!(raw)
                     } else {
                         json!(f64::from(raw) / 10.0)
@@ -193,13 +195,16 @@ fn decode(code: u8, payload: &[u8]) -> Value {
                 "spo2_alarms": at(14),
                 "no_breath_s": at(15),
                 "co2_unit": unit,
-                "ext_status": at(last),
+                "ext_status": at(26),
             })
         }
         (4, _) => json!({"msg": "device_id", "text": ascii(payload)}),
         _ => json!({"msg": "other", "code": code, "payload_hex": to_hex(payload)}),
     }
 }
+
+/// Bit of the fast status.
+const END_OF_BREATH: u64 = 0x08;
 
 const LINK_ACTIVE_US: u64 = 4_000_000;
 const SILENT_US: u64 = 10_000_000;
@@ -210,6 +215,8 @@ struct Dialogue {
     vitals: Vitals,
     co2: Waveform,
     next_number: Option<u8>,
+    /// The device was heard to measure CO2 in mm[Hg].
+    millimetres: bool,
     sign: u64,
     ask_again: u64,
 }
@@ -220,6 +227,7 @@ impl Default for Dialogue {
             vitals: Vitals::default(),
             co2: Waveform::new(NAME, "co2_waveform", 20_000),
             next_number: None,
+            millimetres: false,
             sign: 0,
             ask_again: 0,
         }
@@ -236,6 +244,7 @@ impl Dialogue {
 
 impl Listener<Frame> for Dialogue {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.millimetres = false;
         self.ask(now, out);
     }
 
@@ -248,16 +257,23 @@ impl Listener<Frame> for Dialogue {
                     .as_u64()
                     .and_then(|number| u8::try_from(number).ok())
                     .unwrap_or(0);
-                if self.next_number.is_some_and(|next| next != number) || member("co2").is_null() {
+                // Every bit but the end of a breath: occlusion, purge, no filter line, ... there is no breath in the sample.
+                let status = member("fast_status").as_u64().unwrap_or(0);
+                let sample = member("co2")
+                    .as_f64()
+                    .filter(|_| self.millimetres && status & !END_OF_BREATH == 0);
+                if self.next_number.is_some_and(|next| next != number) || sample.is_none() {
                     self.co2.gap(out);
                 }
                 self.next_number = Some(number.wrapping_add(1));
-                if let Some(co2) = member("co2").as_f64() {
+                if let Some(co2) = sample {
                     self.co2.sample(co2, now, out);
                 }
             }
             Some("numerics") => {
-                let (suffix, factor) = match frame.get("co2_unit").and_then(Value::as_str) {
+                let unit = frame.get("co2_unit").and_then(Value::as_str);
+                self.millimetres = unit == Some("mm[Hg]");
+                let (suffix, factor) = match unit {
                     Some("kPa") => ("pressure", 7.500_62),
                     Some("%") => ("concentration", 1.0),
                     _ => ("pressure", 1.0),
@@ -265,6 +281,7 @@ impl Listener<Frame> for Dialogue {
                 let co2 = |name: &str| {
                     frame
                         .get(name)
+                        .filter(|_| unit.is_some())
                         .and_then(Value::as_f64)
                         .map(|value| (value * factor * 10.0).round() / 10.0)
                 };
@@ -278,9 +295,21 @@ impl Listener<Frame> for Dialogue {
                 ] {
                     body = body.value(to, Some(member(from)));
                 }
+                let is_set =
+                    |name: &str, mask: u64| member(name).as_u64().is_some_and(|bits| bits & mask != 0);
                 let body = body
                     .with("co2_alarms", member("co2_alarms"))
-                    .with("spo2_alarms", member("spo2_alarms"));
+                    .with("spo2_alarms", member("spo2_alarms"))
+                    .status(&[
+                        (is_set("co2_alarms", 0x01), "no_breath"),
+                        (is_set("spo2_alarms", 0x40), "sensor_disconnected"),
+                        (is_set("spo2_alarms", 0x20), "off_patient"),
+                        (is_set("spo2_alarms", 0x01), "no_pulse"),
+                        (is_set("ext_status", 0x01), "calibration"),
+                        (is_set("ext_status", 0x02), "flow_error"),
+                        (is_set("ext_status", 0x04), "pump_off"),
+                        (is_set("ext_status", 0x80), "battery"),
+                    ]);
                 self.vitals.offer(body, now, out);
             }
             _ => {}

@@ -310,8 +310,12 @@ fn body(driver: &str, frame: &Frame) -> Body {
             searching,
             ..
         } => body
-            .value("spo2", *spo2_pct)
-            .value("pulse_rate_oximeter", *pulse_bpm)
+            // Without probe or signal the numbers are those of a moment ago.
+            .value("spo2", spo2_pct.filter(|_| !no_signal && !probe_unplugged))
+            .value(
+                "pulse_rate_oximeter",
+                pulse_bpm.filter(|_| !no_signal && !probe_unplugged),
+            )
             .status(&[
                 (*no_signal, "no_signal"),
                 (*probe_unplugged, "probe_unplugged"),
@@ -386,6 +390,11 @@ fn command(code: u8) -> Vec<u8> {
 }
 
 fn command_name(bytes: &[u8]) -> Option<serde_json::Value> {
+    match bytes {
+        [0xF5, 0xF5] => return Some(json!({"command": "download"})),
+        [0xF6, 0xF6, 0xF6] => return Some(json!({"command": "stop_download"})),
+        _ => {}
+    }
     let [0x7D, 0x81, code, rest @ ..] = bytes else {
         return None;
     };

@@ -231,6 +231,8 @@ fn result(fields: &[&str], sequence: Option<u32>) -> Option<Value> {
     }))
 }
 
+/// So often a meter is told to wait while it is woken; then it may send.
+const WAKING_TRIES: u32 = 6;
 const POLL_US: u64 = 10_000_000;
 const AGAIN_US: u64 = 3_600_000_000;
 /// The memories of several meters.
@@ -243,6 +245,8 @@ struct Dialogue {
     transferred: Option<u64>,
     in_transfer: bool,
     waking: bool,
+    /// How often the meter was told to wait since then.
+    refusals: u32,
     offset: Option<Offset>,
     serial: Option<String>,
     results: usize,
@@ -256,6 +260,7 @@ impl Default for Dialogue {
             transferred: None,
             in_transfer: false,
             waking: false,
+            refusals: 0,
             offset: None,
             serial: None,
             results: 0,
@@ -339,6 +344,11 @@ impl Listener<Frame> for Dialogue {
                 }
                 out.send.push(vec![ACK]);
             }
+            // A meter that is woken while it wants to send is told to wait: it ends with EOT, and is asked in order.
+            Frame::Control { control: "enq" } if self.waking && self.refusals < WAKING_TRIES => {
+                self.refusals += 1;
+                out.send.push(vec![NAK]);
+            }
             Frame::Control { control: "enq" } if now.wall.is_some() => {
                 self.in_transfer = true;
                 self.waking = false;
@@ -350,7 +360,10 @@ impl Listener<Frame> for Dialogue {
             }
             Frame::Control { control: "eot" } if self.waking => out.send.push(vec![ENQ]),
             // Remote mode, which is left at once: the meter then begins its transfer.
-            Frame::Control { control: "ack" } if self.waking => out.send.push(vec![EOT]),
+            Frame::Control { control: "ack" } if self.waking => {
+                self.waking = false;
+                out.send.push(vec![EOT]);
+            }
             Frame::Control { .. } => {}
         }
     }
@@ -381,6 +394,7 @@ impl Listener<Frame> for Dialogue {
                 .is_none_or(|at| now.monotonic_us >= at + AGAIN_US)
         {
             self.waking = true;
+            self.refusals = 0;
             out.send.push(vec![NAK]);
         }
     }

@@ -121,6 +121,8 @@ pub struct Slow {
     #[serde(skip_serializing_if = "Option::is_none")]
     measured_cp2: Option<Vec<Item>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    alarms: Option<Vec<Alarm>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<Vec<Item>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_time: Option<String>,
@@ -135,8 +137,16 @@ pub struct Item {
     unit: &'static str,
 }
 
+/// An alarm that is active.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Alarm {
+    priority: String,
+    code: String,
+    phrase: String,
+}
+
 /// Code of page 1, name, unit on the wire.
-const MEASURED: [(u8, &str, &str); 33] = [
+const MEASURED: [(u8, &str, &str); 35] = [
     (0x05, "breathing_pressure", "mbar"),
     (0x06, "compliance", "mL/mbar"),
     (0x07, "compliance", "mL/mbar"),
@@ -166,6 +176,8 @@ const MEASURED: [(u8, &str, &str); 33] = [
     (0xE3, "end_tidal_co2", "kPa"),
     (0xE5, "inspired_co2", "mm[Hg]"),
     (0xE6, "end_tidal_co2", "mm[Hg]"),
+    (0xE7, "ie_inspiratory_part", ""),
+    (0xE8, "ie_expiratory_part", ""),
     (0xEB, "oxygen_saturation", "%"),
     (0xEF, "expired_o2", "%"),
     (0xF0, "inspired_o2", "%"),
@@ -187,7 +199,8 @@ fn measurement(code: u8) -> Option<(&'static str, f64)> {
         0xB8 | 0xB9 => ("minute_volume", 1.0),
         0xC1 => ("airway_temperature", 1.0),
         0xD5 => ("respiratory_rate_co2", 1.0),
-        0xD6 => ("resp_rate_total", 1.0),
+        // D7 stands in where a device has no D6; see `readings`.
+        0xD6 | 0xD7 => ("resp_rate_total", 1.0),
         0xDA => ("fico2_concentration", 1.0),
         0xDB => ("etco2_concentration", 1.0),
         0xE1 => ("pulse_rate_oximeter", 1.0),
@@ -268,7 +281,18 @@ fn decode(slow: &[u8]) -> Result<Slow, Reason> {
             .then(|| data.chunks_exact(width + 2).filter_map(item).collect::<Vec<_>>())
     };
     let (measured_cp1, measured_cp2, settings) = (page(PAGE_1, 4), page(PAGE_2, 4), page(0x29, 5));
-    let plain = measured_cp1.is_none() && measured_cp2.is_none() && settings.is_none();
+    let alarms = (response && matches!(*code, 0x27 | 0x2E) && data.len().is_multiple_of(ALARM_BYTES))
+        .then(|| data.chunks_exact(ALARM_BYTES).map(alarm).collect::<Vec<_>>());
+    let plain = measured_cp1.is_none() && measured_cp2.is_none() && settings.is_none() && alarms.is_none();
+    // Names and units are those of page 1.
+    let unnamed = |items: Vec<Item>| {
+        let unnamed = |item| Item {
+            name: "",
+            unit: "",
+            ..item
+        };
+        items.into_iter().map(unnamed).collect()
+    };
     Ok(Slow {
         kind: if response { "response" } else { "command" },
         code: format!("{code:02X}"),
@@ -279,27 +303,38 @@ fn decode(slow: &[u8]) -> Result<Slow, Reason> {
             None
         },
         measured_cp1,
-        measured_cp2,
-        settings: settings.map(|items| {
-            items
-                .into_iter()
-                .map(|item| Item {
-                    name: "",
-                    unit: "",
-                    ..item
-                })
-                .collect()
-        }),
+        measured_cp2: measured_cp2.map(unnamed),
+        alarms,
+        settings: settings.map(unnamed),
     })
 }
 
-/// `14:30:15` and `5-MRZ-24`, with or without a space between: months are German.
+/// Priority, code and a phrase of 12 characters.
+const ALARM_BYTES: usize = 15;
+
+fn alarm(record: &[u8]) -> Alarm {
+    let text = |at: usize, length: usize| ascii(part(record, at, length)).trim().to_owned();
+    Alarm {
+        priority: text(0, 1),
+        code: text(1, 2),
+        phrase: text(3, 12),
+    }
+}
+
+/// `14:30:15` and `5-MRZ-24`, with or without a space between: months are German, and were seen in English.
 fn device_time(text: &str) -> Option<String> {
     const MONTHS: [&str; 12] = [
         "JAN", "FEB", "MRZ", "APR", "MAI", "JUN", "JUL", "AUG", "SEP", "OKT", "NOV", "DEZ",
     ];
     let (time, date) = text.split_at_checked(8)?;
     let &[day, month, year] = date.trim().split('-').collect::<Vec<_>>().first_chunk::<3>()?;
+    let month = match month {
+        "MAR" => "MRZ",
+        "MAY" => "MAI",
+        "OCT" => "OKT",
+        "DEC" => "DEZ",
+        month => month,
+    };
     let month = MONTHS.iter().position(|name| *name == month)? + 1;
     let (day, year): (u32, u32) = (day.trim().parse().ok()?, year.parse().ok()?);
     let text = format!("20{year:02}-{month:02}-{day:02}T{time}");
@@ -386,7 +421,19 @@ impl Dialogue {
             return;
         }
         let mut body = Body::new(NAME, "vitals");
+        let has = |code: &str| items.iter().any(|item| item.code == code && item.value.is_some());
+        // Of two ways to say the same the more exact one counts, wherever it stands.
+        let lesser = [
+            ("D7", "D6"),
+            ("B8", "B9"),
+            ("88", "82"),
+            ("E3", "E6"),
+            ("FF", "E5"),
+        ];
         for item in items {
+            if lesser.iter().any(|(less, more)| *less == item.code && has(more)) {
+                continue;
+            }
             let code = u8::from_str_radix(&item.code, 16).unwrap_or(0);
             if let (Some((name, factor)), Some(value)) = (measurement(code), item.value) {
                 let converted = (value * factor * 100.0).round() / 100.0;
@@ -457,6 +504,7 @@ mod tests {
     fn the_clock_speaks_german() {
         assert_eq!(device_time("14:30:15 7-OKT-14").unwrap(), "2014-10-07T14:30:15");
         assert_eq!(device_time("08:00:0031-DEZ-24").unwrap(), "2024-12-31T08:00:00");
+        assert_eq!(device_time("23:59:59 1-MAY-24").unwrap(), "2024-05-01T23:59:59");
         assert_eq!(device_time("        "), None);
     }
 

@@ -132,10 +132,26 @@ fn answer(payload: &[u8]) -> Map<String, Value> {
         [0x05, 0x0F, rest @ ..] if rest.len() == 2 => {
             content.insert("record_count".into(), json!(u16_le(rest, 0)));
         }
+        // Verio: seconds since 2000, the value, whether it is control solution, the meal.
+        [0x03, 0x06, rest @ ..] if rest.len() == 8 => {
+            content.insert(
+                "device_time".into(),
+                json!(unix(u32_le(rest, 0).saturating_add(YEAR_2000))),
+            );
+            content.insert("glucose_mg_dl".into(), json!(u16_le(rest, 4)));
+            content.insert("control".into(), json!(byte(rest, 6) != 0));
+            content.insert("meal_raw".into(), json!(byte(rest, 7)));
+        }
+        [0x03, 0x06, rest @ ..] if rest.len() == 2 => {
+            content.insert("record_count".into(), json!(u16_le(rest, 0)));
+        }
         _ => {}
     }
     content
 }
+
+/// 2000-01-01 in seconds since 1970.
+const YEAR_2000: u32 = 946_684_800;
 
 fn unix(seconds: u32) -> Option<String> {
     Timestamp::from_ticks(i64::from(seconds) * 10_000_000).map(|time| time.to_string().replace('Z', ""))
@@ -159,9 +175,12 @@ fn described(direction: Direction, bytes: &[u8]) -> Description {
                     .unwrap_or(0)
             };
             let mut put = |name: &str| members.insert("command".into(), name.into());
-            if payload == "051ff501" {
+            if payload == "051ff501" || payload == "032700" {
                 put("record_count");
             } else if payload.len() == 8 && payload.starts_with("051f") {
+                put("read_record");
+                members.insert("index".into(), (index(4) | index(6) << 8).into());
+            } else if payload.len() == 8 && payload.starts_with("0321") {
                 put("read_record");
                 members.insert("index".into(), (index(4) | index(6) << 8).into());
             } else if payload.is_empty() && disconnect {
@@ -196,6 +215,8 @@ struct Dialogue {
     state: State,
     /// Both sequence bits, which change with every exchange.
     sequence: u8,
+    /// The last answer: one that comes again was not heard to be acknowledged.
+    answered: Option<(Link, Vec<u8>)>,
     done: Option<u64>,
     sent: Seen,
 }
@@ -206,6 +227,7 @@ impl Default for Dialogue {
             at: 0,
             state: State::Idle,
             sequence: 0,
+            answered: None,
             done: None,
             sent: Seen::new(REMEMBERED),
         }
@@ -245,6 +267,7 @@ impl Listener<Frame> for Dialogue {
                 && self.done.is_none_or(|at| now.monotonic_us >= at + AGAIN_US)
             {
                 self.sequence = 0;
+                self.answered = None;
                 self.state = State::Counting;
                 self.ask(&COUNT, now, out);
             }
@@ -253,6 +276,12 @@ impl Listener<Frame> for Dialogue {
         if got.payload.is_empty() {
             return;
         }
+        let answer = (got.link, got.payload.clone());
+        if self.answered.as_ref() == Some(&answer) {
+            out.send.push(frame(ACKNOWLEDGE | self.sequence, &[]));
+            return;
+        }
+        self.answered = Some(answer);
         out.send.push(frame(ACKNOWLEDGE | (self.sequence ^ 3), &[]));
         self.sequence ^= 3;
         let member = |name: &str| got.content.get(name).cloned().unwrap_or(Value::Null);

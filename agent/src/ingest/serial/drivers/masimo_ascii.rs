@@ -5,7 +5,7 @@
 //!
 //! Bodies:
 //! * `vitals`: `spo2`, `pulse_rate_oximeter`, `perfusion_index`; `spco` %, `spmet` %, `sphb` g/dL, `spoc` mL/dL, `pvi` % where the model
-//!   has them; `device_time`, `serial`, `alarm_raw`;
+//!   has them; `device_time`, `serial`, `alarm_raw`, `alarms` (its bits as words: `spo2_low`, `pulse_high`, `muted`, ...);
 //! * `record`: the same of a trend line, with `time` = `device_time`.
 //!
 //! `status`: the exceptions by name (`no_sensor`, `sensor_off`, `low_perfusion`, `pulse_search`, `low_signal_iq`, ...).
@@ -48,7 +48,18 @@ const EXCEPTIONS: [(u64, &str); 10] = [
     (0x400, "low_signal_iq"),
     (0x800, "masimo_set"),
 ];
+const NO_SENSOR: u64 = 0x001;
 const SENSOR_OFF: u64 = 0x020;
+
+/// Bits of the alarm word, as they were seen to be used.
+const ALARMS: [(u64, &str); 6] = [
+    (0x01, "spo2_high"),
+    (0x02, "spo2_low"),
+    (0x04, "pulse_high"),
+    (0x08, "pulse_low"),
+    (0x10, "alarm"),
+    (0x20, "muted"),
+];
 
 /// Key on the line, name in the frame.
 const VALUES: [(&str, &str); 11] = [
@@ -110,7 +121,9 @@ fn parse(text: &str) -> Option<Map<String, Value>> {
                 );
             }
             "ALARM" => {
-                frame.insert("alarm_raw".into(), u64::from_str_radix(value, 16).ok()?.into());
+                let bits = u64::from_str_radix(value, 16).ok()?;
+                frame.insert("alarm_raw".into(), bits.into());
+                frame.insert("alarms".into(), json!(names_of(&ALARMS, bits)));
             }
             "EXC" => exceptions(value, &mut frame)?,
             key => {
@@ -127,14 +140,25 @@ fn parse(text: &str) -> Option<Map<String, Value>> {
         .is_some_and(|bits| bits & SENSOR_OFF != 0);
     if frame.contains_key("exception_tags") {
         frame.insert("record".into(), "trend".into());
-        if off {
-            // The manual prints zeros where the sensor was off.
-            for name in ["spo2_pct", "pulse_bpm", "perfusion_index_pct"] {
+    }
+    if off {
+        // The manual prints zeros where the sensor was off.
+        for name in ["spo2_pct", "pulse_bpm", "perfusion_index_pct"] {
+            if frame.get(name).and_then(Value::as_f64) == Some(0.0) {
                 frame.insert(name.into(), Value::Null);
             }
         }
     }
     Some(frame)
+}
+
+/// The names of the bits that are set.
+fn names_of(names: &[(u64, &'static str)], bits: u64) -> Vec<&'static str> {
+    names
+        .iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, name)| *name)
+        .collect()
 }
 
 fn exceptions(value: &str, frame: &mut Map<String, Value>) -> Option<()> {
@@ -144,12 +168,7 @@ fn exceptions(value: &str, frame: &mut Map<String, Value>) -> Option<()> {
     };
     let bits = u64::from_str_radix(bits, 16).ok()?;
     frame.insert("exc_raw".into(), bits.into());
-    let names: Vec<&str> = EXCEPTIONS
-        .iter()
-        .filter(|(bit, _)| bits & bit != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    frame.insert("exceptions".into(), json!(names));
+    frame.insert("exceptions".into(), json!(names_of(&EXCEPTIONS, bits)));
     if let Some(tags) = tags {
         frame.insert("exception_tags".into(), tags.split(',').collect());
     }
@@ -209,6 +228,12 @@ impl Listener<Map<String, Value>> for Reading {
         for name in ["device_time", "serial", "alarm_raw"] {
             body.put(name, member(name));
         }
+        if member("alarms").as_array().is_some_and(|words| !words.is_empty()) {
+            body.put("alarms", member("alarms"));
+        }
+        let bits = frame.get("exc_raw").and_then(Value::as_u64).unwrap_or(0);
+        // What is shown without a sensor on the finger is no reading.
+        let on = bits & (NO_SENSOR | SENSOR_OFF) == 0;
         for (from, to) in [
             ("spo2_pct", "spo2"),
             ("pulse_bpm", "pulse_rate_oximeter"),
@@ -219,9 +244,8 @@ impl Listener<Map<String, Value>> for Reading {
             ("spoc_ml_dl", "spoc"),
             ("pvi_pct", "pvi"),
         ] {
-            body = body.value(to, Some(member(from)));
+            body = body.value(to, Some(member(from)).filter(|_| on));
         }
-        let bits = frame.get("exc_raw").and_then(Value::as_u64).unwrap_or(0);
         let words = EXCEPTIONS.map(|(bit, name)| (bits & bit != 0 && name != "masimo_set", name));
         let body = body.status(&words);
         if trend {

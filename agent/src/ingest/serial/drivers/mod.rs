@@ -33,6 +33,8 @@ pub mod contec_cms50;
 pub mod contour_astm;
 pub mod datex_dri;
 pub mod drager_medibus;
+#[cfg(test)]
+mod facts;
 pub mod healthypi;
 pub mod intellivue_rs232;
 pub mod lifescan_binary;

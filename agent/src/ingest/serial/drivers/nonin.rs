@@ -10,7 +10,7 @@
 //! * `waveform` `pleth_waveform`, 75 Hz, without unit, 8 bit (format 2) or 16 bit (format 7).
 //!
 //! `status`: `sensor_disconnected`, `sensor_alarm`, `out_of_track`, `artifact`, `low_perfusion`, `marginal_perfusion`, `low_battery`,
-//! `no_measurement`, `event_mark`.
+//! `battery_critical` (WristOx), `no_measurement`, `event_mark`.
 
 mod formats;
 
@@ -95,9 +95,11 @@ impl Listener<Frame> for Reading {
                         (display.low_perfusion, "low_perfusion"),
                         (display.marginal_perfusion, "marginal_perfusion"),
                         (display.low_battery, "low_battery"),
+                        (display.battery_critical, "battery_critical"),
                     ]);
                 self.vitals.offer(body, now, out);
             }
+            Frame::Clock(_) => {}
             Frame::Record(record) => {
                 let from_memory = record.from_memory;
                 let key = serde_json::to_value(&record).unwrap_or_default();
@@ -106,8 +108,11 @@ impl Listener<Frame> for Reading {
                     .with("time", time)
                     .with("device_time", record.device_time)
                     .with("from_memory", record.from_memory)
-                    .value("spo2", record.spo2_pct)
-                    .value("pulse_rate_oximeter", record.hr_bpm)
+                    .value("spo2", record.spo2_pct.filter(|_| !record.no_measurement))
+                    .value(
+                        "pulse_rate_oximeter",
+                        record.hr_bpm.filter(|_| !record.no_measurement),
+                    )
                     .with("spot_check", record.smartpoint.then_some(true))
                     .status(&[
                         (record.no_measurement, "no_measurement"),

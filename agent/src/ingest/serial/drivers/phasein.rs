@@ -5,7 +5,7 @@
 //!   `ambient_pressure_kpa`;
 //! * `waveform` `co2_concentration_waveform`, 20 Hz, %.
 //!
-//! `status`: `apnea`, `o2_low`, `replace_o2_sensor`, `check_adapter`, `unspecified_accuracy`, `sensor_error`, `o2_calibration_required`.
+//! `status`: `apnea`, `o2_low`, `o2_replace`, `check_adapter`, `unspecified_accuracy`, `sensor_error`, `o2_calibration`.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -39,11 +39,11 @@ const STATUS: [&str; 8] = [
     "breath",
     "apnea",
     "o2_low",
-    "replace_o2_sensor",
+    "o2_replace",
     "check_adapter",
     "unspecified_accuracy",
     "sensor_error",
-    "o2_calibration_required",
+    "o2_calibration",
 ];
 const GASES: [&str; 5] = ["co2_pct", "n2o_pct", "aa1_pct", "aa2_pct", "o2_pct"];
 

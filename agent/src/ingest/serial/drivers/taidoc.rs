@@ -3,8 +3,10 @@
 //! The driver asks for the model, the number of records, and then for time and value of each; again every hour, or when the meter was gone. It never
 //! switches the meter off and never clears its memory.
 //!
-//! What the value bytes mean depends on the model: its first digit tells the kind (1 thermometer, 3 blood pressure, 4 glucose, 8 oximeter); where it does not,
-//! the value is judged by its range.
+//! What the value bytes mean depends on the model: its first digit tells the kind (1 thermometer, 3 blood pressure, 4 glucose, 8 oximeter). Models 31xx and
+//! 32xx may measure blood pressure and glucose: the third byte of a glucose record is the temperature of the room, so that only a diastolic pressure above
+//! 45 is surely one, and only what is below 30 surely none. A record that can be both, or of another model, has no value, only `value_hex` and the status
+//! `kind_unknown`.
 //!
 //! Bodies of kind `record`: `glucose_capillary_whole_blood` mg/dL, or `nibp_systolic`, `nibp_diastolic`, `nibp_pulse`, or `body_temperature`, or `spo2` and
 //! `pulse_rate_oximeter`; `time` = `device_time` (minutes, the meter's clock, which has no zone).
@@ -18,7 +20,7 @@ use super::port::{Listener, Port};
 use super::seen::Seen;
 use super::{DriverInfo, Evidence, Now, Output, PortSettings, Speaks};
 use crate::ingest::serial::framing::bits::{byte, part, u16_le};
-use crate::ingest::serial::framing::checksum::sum8;
+use crate::ingest::serial::framing::checksum::{sum8, to_hex};
 use crate::ingest::serial::framing::frames::{self, Protocol, Reason, Step};
 
 const NAME: &str = "taidoc";
@@ -130,6 +132,30 @@ fn content(code: u8, data: [u8; 4], kind: Option<u8>) -> Map<String, Value> {
     }
 }
 
+/// What a model measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One thing, by the first digit of the model.
+    Known(u8),
+    /// Either, by the record.
+    PressureOrGlucose,
+    Unknown,
+}
+
+impl Kind {
+    /// The kind of a record; none when it cannot be told.
+    fn of(self, data: [u8; 4]) -> Option<u8> {
+        let [_, _, third, _] = data;
+        match (self, third) {
+            (Kind::Known(kind), _) => Some(kind),
+            (Kind::PressureOrGlucose, 0..30) => Some(4),
+            (Kind::PressureOrGlucose, 46..) => Some(3),
+            _ => None,
+        }
+    }
+}
+
+/// For showing a record whose model is not known.
 fn guess(word: u16, third: u8) -> u8 {
     match (word, third) {
         (_, 30..) => 3,
@@ -157,7 +183,7 @@ struct Dialogue {
     at: u64,
     waiting: Option<(u8, u16)>,
     count: u16,
-    kind: Option<u8>,
+    kind: Kind,
     time: Option<String>,
     done: Option<u64>,
     sent: Seen,
@@ -169,7 +195,7 @@ impl Default for Dialogue {
             at: 0,
             waiting: None,
             count: 0,
-            kind: None,
+            kind: Kind::Unknown,
             time: None,
             done: None,
             sent: Seen::new(REMEMBERED),
@@ -200,10 +226,13 @@ impl Dialogue {
         let Some(identity) = time.as_ref().and_then(|_| self.sent.take_new(&key)) else {
             return;
         };
-        let content = content(VALUE, data, self.kind);
+        let kind = self.kind.of(data);
+        let content = kind.map_or_else(Map::new, |kind| content(VALUE, data, Some(kind)));
         let mut body = Body::new(NAME, "record")
             .with("time", time.clone())
-            .with("device_time", time);
+            .with("device_time", time)
+            .with("value_hex", kind.is_none().then(|| to_hex(&data)))
+            .status(&[(kind.is_none(), "kind_unknown")]);
         let pressure = content.contains_key("sys_mmhg");
         for (from, to) in [
             ("glucose_mg_dl", "glucose_capillary_whole_blood"),
@@ -247,10 +276,11 @@ impl Listener<Frame> for Dialogue {
                     .and_then(Value::as_str)
                     .and_then(|model| model.chars().next());
                 let combined = matches!(byte(&frame.data, 1), 0x32 | 0x31);
-                self.kind = digit
-                    .and_then(|digit| digit.to_digit(16))
-                    .and_then(|digit| u8::try_from(digit).ok())
-                    .filter(|digit| matches!(digit, 1 | 3 | 4 | 8) && !combined);
+                self.kind = match digit.and_then(|digit| digit.to_digit(16)) {
+                    Some(3) if combined => Kind::PressureOrGlucose,
+                    Some(digit @ (1 | 3 | 4 | 8)) => Kind::Known(u8::try_from(digit).unwrap_or(0)),
+                    _ => Kind::Unknown,
+                };
                 if self.done.is_none_or(|at| now.monotonic_us >= at + AGAIN_US) {
                     self.ask(COUNT, 0, now, out);
                 } else {

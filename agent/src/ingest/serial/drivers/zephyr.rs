@@ -430,7 +430,7 @@ impl Listener<Frame> for Reading {
                         "heart_rate_ecg",
                         summary
                             .heart_rate_bpm
-                            .filter(|_| summary.heart_rate_confidence_pct != Some(0)),
+                            .filter(|rate| *rate != 0 && summary.heart_rate_confidence_pct != Some(0)),
                     )
                     .value("respiratory_rate", summary.resp_rate_bpm)
                     .value("skin_temperature", summary.skin_temp_c)
@@ -444,7 +444,7 @@ impl Listener<Frame> for Reading {
             Frame::General(general) => {
                 let body = Body::new(NAME, "vitals")
                     .with("device_time", general.device_time)
-                    .value("heart_rate_ecg", general.heart_rate_bpm)
+                    .value("heart_rate_ecg", general.heart_rate_bpm.filter(|rate| *rate != 0))
                     .value("respiratory_rate", general.resp_rate_bpm)
                     .value("skin_temperature", general.skin_temp_c);
                 self.vitals.offer(body, now, out);

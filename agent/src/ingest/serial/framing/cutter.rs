@@ -272,11 +272,15 @@ impl Cutter {
         } else {
             usize::from(u16_le(bytes, 0))
         };
-        if length == 0 || length > self.max_bytes {
+        if length > self.max_bytes {
             return Step::Skip(1);
         }
         if bytes.len() < head + length + 2 {
             return Step::More;
+        }
+        if length == 0 && u16_le(bytes, head) != crc16_modbus(part(bytes, 0, head)) {
+            // Padding.
+            return Step::Skip(1);
         }
         if u16_le(bytes, head + length) != crc16_modbus(part(bytes, 0, head + length)) {
             return Step::Refused(1, Reason::Crc.into());
@@ -408,6 +412,9 @@ fn acknowledgement(message: &[u8]) -> Option<Vec<u8>> {
     Some(answer.into_bytes())
 }
 
+/// Bytes of a request for coils or registers.
+const MODBUS_REQUEST_BYTES: usize = 8;
+
 fn modbus(bytes: &[u8]) -> Step<Cut> {
     let &[unit, function, ..] = bytes else {
         return Step::More;
@@ -444,6 +451,7 @@ fn modbus(bytes: &[u8]) -> Step<Cut> {
                 put("value", json!(u16_be(frame, 4)));
             } else {
                 let data = part(payload, if function <= 4 { 3 } else { 7 }, payload.len());
+                put("byte_count", json!(data.len()));
                 put("data_hex", json!(to_hex(data)));
                 if matches!(function, 3 | 4) {
                     let registers: Vec<u16> = data.chunks_exact(2).map(|pair| u16_be(pair, 0)).collect();
@@ -499,6 +507,10 @@ impl Protocol for Cutter {
             FramingKind::Lines | FramingKind::Slip | FramingKind::Cobs => {
                 self.dropping = false;
                 Step::Refused(bytes.len(), Reason::Incomplete.into())
+            }
+            // A request and an answer of this function were both long enough, and neither has a right check.
+            FramingKind::ModbusRtu if bytes.len() >= MODBUS_REQUEST_BYTES => {
+                Step::Refused(1, Reason::Crc.into())
             }
             _ => Step::Refused(1, Reason::Incomplete.into()),
         }

@@ -24,6 +24,8 @@ pub enum Frame {
     Record(Record),
     /// The ASCII line, once a second.
     Line(Line),
+    /// The answer to a question for the time, which another program asked.
+    Clock(Clock),
 }
 
 /// A packet of format 2 or 7.
@@ -74,6 +76,9 @@ pub struct Display {
     pub(super) smartpoint: bool,
     pub(super) sensor_alarm: bool,
     pub(super) low_battery: bool,
+    /// Of the WristOx.
+    #[serde(skip)]
+    pub(super) battery_critical: bool,
 }
 
 /// A frame of format 13.
@@ -98,6 +103,13 @@ pub struct Line {
     pub(super) hr_bpm: Option<u16>,
     pub(super) fast: bool,
     pub(super) event_mark: bool,
+}
+
+/// What the clock of the device shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Clock {
+    reply: &'static str,
+    device_time: String,
 }
 
 fn rate(value: u16) -> Option<u16> {
@@ -131,6 +143,7 @@ impl Protocol for Framing {
         let step = match byte(bytes, 0) {
             0x01 => packet(bytes, Format::Two),
             0x00 => record(bytes),
+            0x02 => clock(bytes),
             first if first & 0x80 != 0 => self.high(bytes),
             first if first.is_ascii_graphic() || matches!(first, b' ' | b'\r' | b'\n') => line(bytes),
             0x06 | 0x15 => Step::Quiet(1),
@@ -172,6 +185,12 @@ impl Framing {
                                 Step::Frame(4, display(bytes))
                             }
                             0..=3 if looks_like_display(bytes) => Step::More,
+                            _ if error
+                                .frame_index
+                                .is_some_and(|index| good_frames_behind(bytes, index)) =>
+                            {
+                                Step::Refused(1, error)
+                            }
                             _ => Step::Skip(1),
                         }
                     }
@@ -189,7 +208,7 @@ impl Framing {
                     Frame::Packet(packet) if packet.format == 2 => Some(Format::Two),
                     Frame::Packet(_) => Some(Format::Seven),
                     Frame::Display(_) => Some(Format::Eight),
-                    Frame::Record(_) | Frame::Line(_) => None,
+                    Frame::Record(_) | Frame::Line(_) | Frame::Clock(_) => None,
                 };
             }
             Step::Skip(n) | Step::Refused(n, _) => {
@@ -297,6 +316,15 @@ fn decode_packet(bytes: &[u8], format: Format) -> Packet {
     }
 }
 
+/// Whether frames of format 7 follow the damaged one, so that it was one of them.
+fn good_frames_behind(bytes: &[u8], damaged: usize) -> bool {
+    let behind = bytes.chunks_exact(FRAME_BYTES).skip(damaged + 1).take(3);
+    let good = |frame: &&[u8]| {
+        byte(frame, 0) & 0x81 == 0x80 && sum8(part(frame, 0, FRAME_BYTES - 1)) == byte(frame, FRAME_BYTES - 1)
+    };
+    behind.filter(good).count() == 3
+}
+
 fn looks_like_display(bytes: &[u8]) -> bool {
     let &[status, rate, saturation, more, ..] = bytes else {
         return false;
@@ -318,7 +346,25 @@ fn display(bytes: &[u8]) -> Frame {
         smartpoint: bit(more, 5),
         sensor_alarm: bit(more, 3),
         low_battery: bit(more, 0),
+        battery_critical: bit(more, 1),
     })
+}
+
+/// `02 F2 06`, the binary time, `03`.
+fn clock(bytes: &[u8]) -> Step<Frame> {
+    const HEAD: [u8; 3] = [0x02, 0xF2, 0x06];
+    if !HEAD.starts_with(part(bytes, 0, HEAD.len())) {
+        return Step::Skip(1);
+    }
+    let &[_, _, _, year, month, day, hour, minute, second, end, ..] = bytes else {
+        return Step::More;
+    };
+    if end != 0x03 {
+        return Step::Skip(1);
+    }
+    let device_time = format!("20{year:02}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    let reply = "time";
+    Step::Frame(10, Frame::Clock(Clock { reply, device_time }))
 }
 
 fn record(bytes: &[u8]) -> Step<Frame> {
