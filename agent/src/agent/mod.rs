@@ -262,6 +262,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
     let mut outbox = Outbox::restore(recovered, destinations, clock::monotonic_us());
     // A share of their own: a flood of them takes nothing from good readings.
     outbox.limit_letters(config.store.max_bytes.0 / 32);
+    let former = FormerStores::new(recovered.former_runs.clone());
     Pipeline {
         store,
         outbox: RefCell::new(outbox),
@@ -270,7 +271,10 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
         associations: Rc::default(),
         corrections: RefCell::default(),
         clock: RefCell::default(),
-        device_clocks: RefCell::new(Clocks::restore(&recovered.device_clocks)),
+        device_clocks: RefCell::new(Clocks::restore(
+            &recovered.device_clocks,
+            former.identities.clone(),
+        )),
         dating: RefCell::new(recovered.dating.clone()),
         head: Cell::new(recovered.next_position),
         committed: Notify::new(),
@@ -291,7 +295,7 @@ fn pipeline(config: &Config, recovered: &Recovered, store: StoreHandle, destinat
                 .map(|(id, d)| destination_entry(*id, d).handle)
                 .collect(),
         }),
-        former: FormerStores::new(recovered.former_runs.clone()),
+        former,
         disk: DiskState::new(store_folder(config)),
         wear: RefCell::new(Governor::new(
             config.store.flash_budget,

@@ -33,9 +33,10 @@ pub(super) async fn salvage_loop(
         match salvage_one(&agent, &reader, salvage, &intake).await {
             Ok(()) => {}
             Err(StoreError::Stopped) => return,
-            Err(error) => {
-                tracing::error!("salvage of a damaged store: {error}; the next start goes on with it")
-            }
+            Err(error) => tracing::error!(
+                "a damaged store cannot be salvaged further now: {error}. Its file stays as it is and the next start goes on \
+                 with it: look at `dmesg`, then restart the service"
+            ),
         }
     }
 }
@@ -86,7 +87,9 @@ async fn salvage_one(
         tracing::info!("salvage: {text}");
     }
     if let Err(error) = salvage.write_report() {
-        tracing::warn!("the report of a salvage cannot be written: {error}");
+        tracing::warn!(
+            "the report beside a damaged store cannot be written: {error}. `bedside-agent store salvage` shows the same"
+        );
     }
     while !is_normalized(agent, salvage.state().filled_to) {
         Timer::after(PAUSE).await;

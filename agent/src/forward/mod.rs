@@ -129,6 +129,12 @@ pub struct SentPeriod {
     pub expires: i64,
 }
 
+/// Whether these are the bytes of a sent period ([`SentPeriod::memory`]) of any destination; no bytes stand for one that is
+/// forgotten with the next cleaning.
+pub(crate) fn is_sent_memory(bytes: &[u8]) -> bool {
+    bytes.is_empty() || fhir::sent_memory::decode(bytes).is_some() || event_hub::is_stored_observation(bytes)
+}
+
 /// Answer of a destination to a batch of groups.
 #[derive(Clone, Debug)]
 pub struct Delivery {

@@ -15,8 +15,10 @@
 //!    is a dead letter.
 //! 3. Memory is bounded: so many devices, so many messages and offsets of each.
 
+use crate::former::Identities;
 use crate::message::{Position, StoredMessage};
 use crate::normalize::Hold;
+use crate::store::salvage::Identity;
 use crate::telemetry::errors::ErrorRecord;
 use iomt_mapping::Timestamp;
 use iomt_mapping::phd::time::{ClockKind, DeviceTime, Treatment, treat};
@@ -139,6 +141,43 @@ struct Known {
     suspect: Option<Position>,
     /// Messages up to here were measured.
     seen: Position,
+    /// What held in stores before this one, for the messages that came from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<FormerKnown>,
+}
+
+/// What was measured in a store before this one, by its positions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FormerKnown {
+    /// Number of the salvage that brought it.
+    salvage: i64,
+    entries: Vec<Entry>,
+    suspect: Option<Position>,
+}
+
+/// A state of a store before this one, as this one keeps it: the last offset holds until another one is measured, and those
+/// before it for the messages that come with the salvage of this number. None for what is no state.
+pub(crate) fn carried_over(state: &str, salvage: i64) -> Option<String> {
+    let then: Known = serde_json::from_str(state).ok()?;
+    let last = then.entries.last().map(|last| Entry { from: 0, ..*last });
+    let now = Known {
+        entries: last.into_iter().collect(),
+        // Whether the clock was set is as open as it was.
+        suspect: then.suspect.map(|_| 0),
+        seen: 0,
+        former: vec![FormerKnown {
+            salvage,
+            entries: then.entries,
+            suspect: then.suspect,
+        }],
+    };
+    serde_json::to_string(&now).ok()
+}
+
+/// What holds at a position.
+fn holding(entries: &[Entry], position: Position) -> Option<&Entry> {
+    let holds = entries.iter().rev().find(|entry| entry.from <= position);
+    holds.or(entries.first())
 }
 
 impl Known {
@@ -150,10 +189,28 @@ impl Known {
         }
     }
 
-    /// What holds at a position.
-    fn at(&self, position: Position) -> Option<&Entry> {
-        let holds = self.entries.iter().rev().find(|entry| entry.from <= position);
-        holds.or(self.entries.first())
+    /// What holds for a message, which came from a store before this one where that is said.
+    fn at(&self, position: Position, identity: Option<&Identity>) -> Option<&Entry> {
+        match self.of(identity) {
+            Some((then, position)) => holding(&then.entries, position),
+            None => holding(&self.entries, position),
+        }
+    }
+
+    /// Whether it is open at a message if its clock was set.
+    fn is_suspect(&self, position: Position, identity: Option<&Identity>) -> bool {
+        match self.of(identity) {
+            Some(_) => false,
+            None => self.suspect.is_some_and(|from| from <= position),
+        }
+    }
+
+    /// What the store that a message came from knew about it; nothing where that was open then.
+    fn of(&self, identity: Option<&Identity>) -> Option<(&FormerKnown, Position)> {
+        let identity = identity?;
+        let then = self.former.iter().find(|then| then.salvage == identity.former)?;
+        let is_open = then.suspect.is_some_and(|from| from <= identity.position);
+        (!is_open).then_some((then, identity.position))
     }
 }
 
@@ -205,11 +262,13 @@ pub struct Shown {
 pub struct Clocks {
     devices: HashMap<Arc<str>, Clock>,
     turn: u64,
+    /// Messages that came from stores before this one: what was measured there holds for them.
+    former: Identities,
 }
 
 impl Clocks {
     /// From what the store holds: device and state. What cannot be read is measured anew.
-    pub fn restore(stored: &[(String, String)]) -> Clocks {
+    pub fn restore(stored: &[(String, String)], former: Identities) -> Clocks {
         let devices = stored.iter().map(|(device, state)| {
             let clock = Clock {
                 known: serde_json::from_str(state).unwrap_or_default(),
@@ -221,6 +280,7 @@ impl Clocks {
         Clocks {
             devices: devices.collect(),
             turn: 0,
+            former,
         }
     }
 
@@ -234,13 +294,10 @@ impl Clocks {
         shown: Timestamp,
         received: Option<i64>,
     ) -> (AtReading, Timestamp, Option<Hold>) {
-        let entry = match rule.measured {
-            Some(_) => self
-                .devices
-                .get(device)
-                .and_then(|clock| clock.known.at(stored.position)),
-            None => None,
-        };
+        let identity = self.former.of(stored.position);
+        let known = self.devices.get(device).map(|clock| &clock.known);
+        let known = known.filter(|_| rule.measured.is_some());
+        let entry = known.and_then(|known| known.at(stored.position, identity.as_ref()));
         let correction = rule.correction + entry.map_or(0, |entry| entry.correction);
         let time = shown.plus_ticks(correction).unwrap_or(shown);
         // What was taken before the clock was set is of another timeline.
@@ -266,7 +323,8 @@ impl Clocks {
             (Some(_), None) => Some(not_measured()),
             (Some(_), Some(_)) => {
                 let off = received.map_or(0, |received| received - time.ticks());
-                let is_suspect = self.is_suspect(device, stored.position);
+                let is_suspect =
+                    known.is_some_and(|known| known.is_suspect(stored.position, identity.as_ref()));
                 // A record is old by nature; nothing comes before it was taken.
                 let contradicts = off < -DEVIATES || off > DEVIATES && stored.message.record.is_none();
                 match () {
@@ -278,12 +336,6 @@ impl Clocks {
             (None, _) => None,
         };
         (at, time, hold)
-    }
-
-    fn is_suspect(&self, device: &str, position: Position) -> bool {
-        let clock = self.devices.get(device);
-        let suspect = clock.and_then(|clock| clock.known.suspect);
-        suspect.is_some_and(|from| from <= position)
     }
 
     /// Looks at a message that came, in order of position. `shown` is the time of its newest reading as the device wrote it
@@ -319,6 +371,11 @@ impl Clocks {
         clock.is_measured = measured.is_some();
         clock.limit = measured.map(|one| one.limit);
         if measured.is_some() && position <= clock.known.seen {
+            return None;
+        }
+        // What stands among younger messages would take the measure of another time.
+        let is_settled = !clock.known.entries.is_empty() && clock.known.suspect.is_none();
+        if is_settled && self.former.of(position).is_some() {
             return None;
         }
         let samples = measured.map_or(SHOWN_SAMPLES, |one| one.samples);

@@ -42,6 +42,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use whose::FromMessage;
 
+pub(crate) use observation::is_stored_observation;
 pub use sas::token as sas_token;
 
 /// Most measurements in one compressed event: as many as the FHIR transformation of iomt-fhir takes at a time.

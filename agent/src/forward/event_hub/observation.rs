@@ -335,6 +335,11 @@ fn encode(stored: &Stored) -> Vec<u8> {
     bytes
 }
 
+/// Whether these are the bytes of an Observation that was sent.
+pub(crate) fn is_stored_observation(bytes: &[u8]) -> bool {
+    decode(bytes).is_some()
+}
+
 /// [`encode`]d bytes; `None` for anything else.
 fn decode(bytes: &[u8]) -> Option<Stored> {
     let take = |bytes: &[u8]| -> Option<(Vec<u8>, Vec<u8>)> {

@@ -11,7 +11,7 @@ mod items;
 mod recent;
 mod retract;
 mod save;
-mod sent_memory;
+pub(crate) mod sent_memory;
 mod server;
 
 use super::auth::{AuthError, Authorizer};

@@ -1,17 +1,16 @@
-//! What comes over at the opening: names and mapping packs, and the rows that must be there before anything is forwarded.
+//! What comes over at the opening: names and mapping packs, and the rows that must be there before anything is forwarded
+//! (`copy.rs`).
 
-use super::super::vault::Vault;
 use super::super::{Store, StoreError};
+use super::copy::copy_rows;
 use super::former::{Former, Wanted};
-use super::pages::{Row, Value};
-use super::{Salvage, State};
+use super::{Salvage, Stage, State, keep};
 use crate::clock;
 use crate::config::Encryption;
 use crate::message::{RevisionId, SourceId};
 use crate::packs::PackSet;
-use rusqlite::types::ToSqlOutput;
-use rusqlite::{OptionalExtension, ToSql, Transaction, TransactionBehavior, params};
-use std::collections::HashMap;
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Numbers of now for those of then.
@@ -24,6 +23,23 @@ pub(super) struct Names {
     /// For what has no name any more.
     pub(super) unknown_source: u32,
     pub(super) unknown_boot: u32,
+}
+
+/// Files whose small tables are in those of a newer one.
+#[derive(Debug, Default)]
+struct TakenOver {
+    files: HashSet<String>,
+    /// There is a newer one that does not tell: each takes over those before it, if it can read them.
+    perhaps: bool,
+}
+
+impl TakenOver {
+    fn add(&mut self, former: &Former) {
+        match &former.taken_over {
+            Some(files) => self.files.extend(files.iter().cloned()),
+            None => self.perhaps = true,
+        }
+    }
 }
 
 /// Beginning of the name of a file that was set aside.
@@ -69,13 +85,18 @@ impl Store {
     ) -> Result<Vec<Salvage>, StoreError> {
         let files = set_aside_files(folder)?;
         let mut salvages = Vec::new();
-        for file in &files {
-            salvages.extend(self.begin_salvage(file, encryption)?);
+        let mut taken = TakenOver::default();
+        // The newest first: what it had taken over of an older one is in its own tables, as it became since.
+        for file in files.iter().rev() {
+            salvages.extend(self.begin_salvage_beside(file, encryption, &mut taken)?);
         }
+        salvages.reverse();
         for (id, mut state) in self.salvage_rows()? {
             let is_there = files.iter().any(|file| file.ends_with(&state.file));
             if !state.settled && !is_there {
-                state.waits = Some("the file was removed".to_owned());
+                let text = "the file is gone before all of it was salvaged: where there is a copy, put it back beside the \
+                            store under this name and restart";
+                state.waits = Some(text.to_owned());
                 state.settled = true;
                 self.keep_salvage(id, &state)?;
             }
@@ -92,6 +113,15 @@ impl Store {
         file: &Path,
         encryption: &Encryption,
     ) -> Result<Option<Salvage>, StoreError> {
+        self.begin_salvage_beside(file, encryption, &mut TakenOver::default())
+    }
+
+    fn begin_salvage_beside(
+        &mut self,
+        file: &Path,
+        encryption: &Encryption,
+        taken: &mut TakenOver,
+    ) -> Result<Option<Salvage>, StoreError> {
         let name = file
             .file_name()
             .unwrap_or_default()
@@ -103,7 +133,11 @@ impl Store {
             .find(|(_, state)| state.file == name);
         let is_new = row.is_none();
         let (id, mut state) = match row {
-            Some((_, state)) if state.settled => return Ok(None),
+            // One that was gone may be back.
+            Some((_, state)) if state.settled && state.stage == Stage::Done => {
+                taken.perhaps = true;
+                return Ok(None);
+            }
             Some(row) => row,
             None => (
                 0,
@@ -116,6 +150,7 @@ impl Store {
         let former = match Former::read(file, encryption) {
             Ok(former) => former,
             Err(error) => {
+                taken.perhaps = true;
                 state.waits = Some(error.to_string());
                 if is_new {
                     self.insert_salvage(&state)?;
@@ -126,12 +161,9 @@ impl Store {
                 return Ok(None);
             }
         };
-        state.waits = None;
-        if is_new || state.store.is_empty() {
-            state.known = former.known.is_some();
-            state.missing.clone_from(&former.missing);
-            state.store = former.store_id.clone().unwrap_or_default();
-        }
+        // It may have waited for its key until now.
+        let is_first_look = !state.has_been_read() && (is_new || state.waits.is_some());
+        (state.waits, state.settled) = (None, false);
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -139,21 +171,41 @@ impl Store {
             Some(_) => Some(adopt_names(&transaction, &former, &state.file)?),
             None => None,
         };
-        let text = serde_json::to_string(&state).map_err(std::io::Error::from)?;
-        let id = if is_new {
-            if let Some(names) = &names {
-                copy_rows(&transaction, &former, names, &self.codec.vault())?;
-            }
-            transaction.query_row(
-                "INSERT INTO former (file, state) VALUES (?1, ?2) RETURNING id",
-                params![state.file, text],
-                |row| row.get(0),
-            )?
-        } else {
-            transaction.execute("UPDATE former SET state = ?2 WHERE id = ?1", params![id, text])?;
-            id
+        let id = match is_new {
+            true => keep::insert(&transaction, &state)?,
+            false => id,
         };
+        if is_new || state.store.is_empty() {
+            state.known = former.known.is_some() && former.log_is_whole;
+            state.missing.clone_from(&former.missing);
+            state.store = former.store_id.clone().unwrap_or_default();
+        }
+        if is_first_look {
+            state.tables_taken = true;
+            if taken.files.contains(&state.file) {
+                // What became of its rows is in the newer one.
+            } else if taken.perhaps {
+                let rows = former.copied.iter().filter(|(_, rows)| !rows.is_empty());
+                state.left_out = rows
+                    .map(|(table, rows)| ((*table).to_owned(), rows.len() as u64))
+                    .collect();
+            } else {
+                let none = Names::default();
+                let names = names.as_ref().unwrap_or(&none);
+                state.left_out.clone_from(&former.left_out);
+                copy_rows(
+                    &transaction,
+                    &former,
+                    names,
+                    &self.codec.vault(),
+                    id,
+                    &mut state.left_out,
+                )?;
+            }
+        }
+        keep::write(&transaction, id, &state)?;
         transaction.commit()?;
+        taken.add(&former);
         Ok(Some(Salvage::new(id, file, state, former, names)?))
     }
 
@@ -220,184 +272,6 @@ fn adopt_names(transaction: &Transaction<'_>, former: &Former, file: &str) -> Re
         names.revisions.insert(*id, RevisionId(now));
     }
     Ok(names)
-}
-
-/// A column on its way from one store to the other.
-struct Column<'a>(&'a Value);
-
-impl ToSql for Column<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self.0 {
-            Value::Null | Value::Real => ToSqlOutput::from(rusqlite::types::Null),
-            Value::Integer(number) => ToSqlOutput::from(*number),
-            Value::Text(text) => ToSqlOutput::from(text.as_str()),
-            Value::Blob(bytes) => ToSqlOutput::from(bytes.as_slice()),
-        })
-    }
-}
-
-/// Copies the rows that must be there before anything is forwarded; sealed columns are sealed anew. A row that cannot be
-/// opened, or names a destination that has no name any more, stays behind.
-fn copy_rows(
-    transaction: &Transaction<'_>,
-    former: &Former,
-    names: &Names,
-    vault: &Vault,
-) -> rusqlite::Result<()> {
-    let none = Vec::new();
-    let rows = |table: &str| former.copied.get(table).unwrap_or(&none);
-    let copy = |table: &str, columns: &[&str], row: &[Value]| -> rusqlite::Result<()> {
-        let Some(row) = resealed(table, columns, row, former, vault) else {
-            return Ok(());
-        };
-        let marks: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
-        let sql = format!(
-            "INSERT OR IGNORE INTO {table} ({}) VALUES ({})",
-            columns.join(", "),
-            marks.join(", ")
-        );
-        let values: Vec<Column<'_>> = row.iter().map(Column).collect();
-        transaction
-            .prepare_cached(&sql)?
-            .execute(rusqlite::params_from_iter(values))
-            .map(drop)
-    };
-    let destination = |value: &Value| -> Option<Value> {
-        let then = u32::try_from(value.integer()?).ok()?;
-        names
-            .destinations
-            .get(&then)
-            .map(|now| Value::Integer(i64::from(*now)))
-    };
-    let source = |value: &Value| -> Option<Value> {
-        let then = u32::try_from(value.integer()?).ok()?;
-        names
-            .sources
-            .get(&then)
-            .map(|now| Value::Integer(i64::from(now.0)))
-    };
-    for (_, row) in rows("association") {
-        let columns = [
-            "device",
-            "patient",
-            "encounter",
-            "valid_from",
-            "valid_to",
-            "source",
-            "entered",
-        ];
-        copy("association", &columns, row.get(1..).unwrap_or_default())?;
-    }
-    for (_, row) in rows("correction") {
-        if let Some(row) = replaced(row, 1, destination) {
-            let columns = [
-                "destination",
-                "device",
-                "valid_from",
-                "valid_to",
-                "patient_before",
-                "patient_after",
-                "state",
-            ];
-            copy("correction", &columns, row.get(1..).unwrap_or_default())?;
-        }
-    }
-    for (_, row) in rows("sighting") {
-        if let Some(row) = replaced(row, 0, destination) {
-            copy("sighting", &["destination", "device", "record"], &row)?;
-        }
-    }
-    for (_, row) in rows("ledger") {
-        let or_none = |name: Option<Value>| Some(name.unwrap_or(Value::Null));
-        let row = replaced(row, 1, |value| or_none(destination(value)));
-        // Positions are those of the former store.
-        let row = row.and_then(|row| replaced(&row, 2, |value| or_none(source(value))));
-        if let Some(row) = row {
-            let columns = [
-                "destination",
-                "source",
-                "device",
-                "type",
-                "first",
-                "last",
-                "count",
-                "reason",
-                "wall",
-            ];
-            copy("ledger", &columns, row.get(1..).unwrap_or_default())?;
-        }
-    }
-    copy_records(former, names, |row| {
-        copy("sent_record", &["source", "position", "record"], row)
-    })
-}
-
-/// Records that devices keep and show again: those that were processed. One that was only stored may be lost, and comes
-/// again when its device shows it.
-fn copy_records(
-    former: &Former,
-    names: &Names,
-    mut copy: impl FnMut(&[Value]) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    /// In front of all positions of this store.
-    const BEFORE: i64 = 1 << 60;
-    let Some(known) = &former.known else { return Ok(()) };
-    let rows: &[Row] = former.copied.get("sent_record").map_or(&[], Vec::as_slice);
-    for (_, row) in rows {
-        let [source, position, record] = row.as_slice() else {
-            continue;
-        };
-        let (Some(then), Some(at)) = (source.integer(), position.integer()) else {
-            continue;
-        };
-        let now = u32::try_from(then).ok().and_then(|then| names.sources.get(&then));
-        if let Some(now) = now
-            && at.unsigned_abs() <= known.progress.cursor
-        {
-            copy(&[
-                Value::Integer(i64::from(now.0)),
-                Value::Integer(at - BEFORE),
-                record.clone(),
-            ])?;
-        }
-    }
-    Ok(())
-}
-
-/// The row with one column replaced; none when there is nothing to replace it with.
-fn replaced(row: &[Value], column: usize, with: impl Fn(&Value) -> Option<Value>) -> Option<Vec<Value>> {
-    let mut row = row.to_vec();
-    let place = row.get_mut(column)?;
-    if *place != Value::Null {
-        *place = with(place)?;
-    }
-    Some(row)
-}
-
-/// The columns with the seals of this store instead of the former one's.
-fn resealed(
-    table: &str,
-    columns: &[&str],
-    row: &[Value],
-    former: &Former,
-    vault: &Vault,
-) -> Option<Vec<Value>> {
-    if row.len() < columns.len() {
-        return None;
-    }
-    let mut sealed = Vec::with_capacity(columns.len());
-    for (column, value) in columns.iter().zip(row) {
-        let is_sealed = super::super::vault::TEXTS.contains(&(table, *column));
-        sealed.push(match value {
-            Value::Text(text) if is_sealed => {
-                let name = format!("{table}.{column}");
-                let plain = former.vault.open_text(&name, text.clone()).ok()?;
-                Value::Text(vault.text(&name, &plain).into_owned())
-            }
-            other => other.clone(),
-        });
-    }
-    Some(sealed)
 }
 
 impl Salvage {

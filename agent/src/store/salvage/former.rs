@@ -1,7 +1,8 @@
 //! The small tables of a store that was set aside: its id, its names, how far it was, and what it knew of devices.
 //!
-//! They are read from their roots, with the log as SQLite would take it, so that cursors and rows are of one moment. What is
-//! not whole is not believed: without cursors and rows everything in the journal counts as not delivered.
+//! They are read from their roots, with the log as SQLite would take it, so that cursors and rows are of one moment. Cursors
+//! and rows that are not whole are not believed: without them everything in the journal counts as not delivered. Of the
+//! tables that are copied each row counts that is certain (`certain.rs`).
 
 use super::super::log::Log;
 use super::super::progress::{Progress, decode_key, decode_refs};
@@ -9,12 +10,15 @@ use super::super::read::Ranges;
 use super::super::vault::{MasterKey, Vault};
 use super::super::{StoreError, set_aside::beside};
 use super::adopt::Names;
-use super::pages::{Pages, Place, Row, Value, kinds};
+use super::certain;
+use super::pages::{Pages, Place};
+use super::record::{Row, Value, kinds};
+use super::tables::Tables;
 use super::{Run, Runs};
 use crate::config::Encryption;
 use crate::forward::GroupKey;
 use crate::message::Position;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,10 +75,17 @@ pub(super) struct Former {
     pub(super) boots: Vec<Boot>,
     /// Sets of mapping packs: number, hash, texts.
     pub(super) revisions: Vec<(u32, String, Vec<u8>)>,
-    /// None when something of it could not be read.
+    /// None when something of it could not be read. With a log that is damaged it is of an earlier moment: more counts as not
+    /// delivered than was not.
     pub(super) known: Option<Known>,
-    /// Rows of tables that are copied, with their columns as stored.
+    /// The log hides no commit.
+    pub(super) log_is_whole: bool,
+    /// Rows of tables that are copied, with their columns as stored: those that are certain.
     pub(super) copied: HashMap<&'static str, Vec<Row>>,
+    /// How many rows of such tables were found and are not certain.
+    pub(super) left_out: BTreeMap<String, u64>,
+    /// Files that it had taken over itself; none when that cannot be read.
+    pub(super) taken_over: Option<HashSet<String>>,
     /// Tables that could not be read whole.
     pub(super) missing: Vec<String>,
     /// Messages that this store had from one before it.
@@ -84,7 +95,15 @@ pub(super) struct Former {
 }
 
 /// Tables whose rows are copied.
-pub(super) const COPIED: &[&str] = &["association", "correction", "sighting", "ledger", "sent_record"];
+pub(super) const COPIED: &[&str] = &[
+    "association",
+    "correction",
+    "sighting",
+    "ledger",
+    "sent_record",
+    "sent_period",
+    "device_clock",
+];
 
 fn unsigned(row: &[Value], column: usize) -> Option<u64> {
     row.get(column)?.integer().map(|number| number as u64)
@@ -98,23 +117,6 @@ fn text(row: &[Value], column: usize) -> Option<&str> {
     row.get(column)?.text()
 }
 
-/// Tables by name with their roots.
-struct Tables<'a> {
-    pages: &'a Pages,
-    roots: HashMap<String, u32>,
-}
-
-impl Tables<'_> {
-    /// All rows of a table; none when not all could be read.
-    fn rows(&self, name: &str) -> Option<Vec<Row>> {
-        let mut rows = Vec::new();
-        let whole = self
-            .pages
-            .walk(*self.roots.get(name)?, &mut |row, _| rows.push(row));
-        whole.then_some(rows)
-    }
-}
-
 impl Former {
     /// Reads the small tables of `file`.
     ///
@@ -126,18 +128,12 @@ impl Former {
         }
         let log = Log::read(&beside(file, "-wal"))?;
         let pages = Pages::open(file, &log, true)?;
-        let mut roots = HashMap::new();
-        let whole = pages.walk(1, &mut |(_, row), _| {
-            if let (Some("table"), Some(name), Some(root)) = (text(&row, 0), text(&row, 1), small(&row, 3)) {
-                roots.insert(name.to_owned(), root);
-            }
-        });
-        let tables = Tables { pages: &pages, roots };
+        let tables = Tables::find(&pages);
         let mut former = Former {
             bytes: u64::from(pages.count()) * super::super::log::PAGE as u64 + log.bytes(),
             ..Former::default()
         };
-        if !whole {
+        if !tables.whole {
             former.missing.push("sqlite_schema".to_owned());
         }
         former.read_identity(&tables);
@@ -145,17 +141,45 @@ impl Former {
         former.read_names(&tables);
         former.known = former.read_known(&tables);
         former.recovered = Runs::new(recovered(&tables));
-        for name in COPIED {
-            // Tables of later versions are not in every store.
-            if !tables.roots.contains_key(*name) && whole {
+        former.taken_over = taken_over(&tables);
+        let state = log.state(file, &beside(file, "-wal"));
+        former.log_is_whole = state.is_ok_and(|state| state.reason().is_none());
+        former.read_copied(&tables);
+        Ok(former)
+    }
+
+    fn read_copied(&mut self, tables: &Tables<'_>) {
+        for name in COPIED.iter().copied() {
+            let Some(table) = tables.table(name) else {
+                // Tables of later versions are not in every store.
+                if !tables.whole {
+                    self.missing.push(name.to_owned());
+                }
                 continue;
+            };
+            let is_whole = table.lost.is_empty() && (self.log_is_whole || name != "association");
+            if !is_whole {
+                self.missing.push(name.to_owned());
             }
-            match tables.rows(name) {
-                Some(rows) => drop(former.copied.insert(name, rows)),
-                None => former.missing.push((*name).to_owned()),
+            let (rows, left_out) = certain::rows(name, table, &self.vault, self.log_is_whole);
+            if left_out > 0 {
+                self.left_out.insert(name.to_owned(), left_out);
+            }
+            self.copied.insert(name, rows);
+        }
+        // What is right is judged by the associations: without some of them it would be judged wrong. Entering them again
+        // makes the corrections again.
+        if self.is_in_doubt("association") {
+            let corrections = self.copied.remove("correction").unwrap_or_default().len() as u64;
+            if corrections > 0 {
+                *self.left_out.entry("correction".to_owned()).or_default() += corrections;
             }
         }
-        Ok(former)
+    }
+
+    /// Whether something of a table was lost or left out.
+    fn is_in_doubt(&self, table: &str) -> bool {
+        self.missing.iter().any(|name| name == table) || self.left_out.contains_key(table)
     }
 
     fn read_identity(&mut self, tables: &Tables<'_>) {
@@ -229,9 +253,12 @@ impl Former {
                 self.destinations.insert(id, name.to_owned());
             }
         }
-        match tables.rows("boot") {
-            Some(rows) => {
-                for (id, row) in rows {
+        match tables.table("boot") {
+            Some(table) => {
+                if !table.lost.is_empty() {
+                    self.missing.push("boot".to_owned());
+                }
+                for (id, row) in table.rows {
                     let reference = row
                         .get(2)
                         .and_then(Value::integer)
@@ -244,9 +271,12 @@ impl Former {
             }
             None => self.missing.push("boot".to_owned()),
         }
-        match tables.rows("revision") {
-            Some(rows) => {
-                for (id, row) in rows {
+        match tables.table("revision") {
+            Some(table) => {
+                if !table.lost.is_empty() {
+                    self.missing.push("revision".to_owned());
+                }
+                for (id, row) in table.rows {
                     let bundle = row.get(2).and_then(Value::blob);
                     if let (Ok(id), Some(hash), Some(bundle)) = (u32::try_from(id), text(&row, 1), bundle) {
                         self.revisions.push((id, hash.to_owned(), bundle.to_vec()));
@@ -289,7 +319,8 @@ impl Former {
             }
             let segments = tables.rows("segment")?;
             let starts: Vec<Position> = segments.iter().filter_map(|(_, row)| unsigned(row, 1)).collect();
-            let meta = tables.rows("meta")?;
+            // Where it cannot be read the end is the last thing that is known of.
+            let meta = tables.table("meta").unwrap_or_default().rows;
             let kept = meta.iter().find(|(_, row)| text(row, 0) == Some("next_position"));
             let ends = rows.iter().map(|row: &FormerRow| row.last + 1);
             let cursors = progress_cursors(&progress).map(|cursor| cursor + 1);
@@ -315,7 +346,12 @@ impl Former {
 }
 
 fn recovered(tables: &Tables<'_>) -> Vec<Run> {
-    let rows = tables.rows("recovered").into_iter().flatten();
+    // Each stands for itself.
+    let rows = tables
+        .table("recovered")
+        .map(|table| table.rows)
+        .into_iter()
+        .flatten();
     let run = |(first, row): (i64, Vec<Value>)| {
         Some(Run {
             first: first as u64,
@@ -337,7 +373,7 @@ fn progress_cursors(progress: &Progress) -> impl Iterator<Item = Position> + '_ 
 fn letters(tables: &Tables<'_>) -> Option<Vec<FormerLetter>> {
     let mut letters = Vec::new();
     let mut fits = true;
-    let whole = tables
+    let lost = tables
         .pages
         .walk(*tables.roots.get("dead_letter")?, &mut |(_, row), place| {
             let Some(position) = unsigned(&row, 2) else {
@@ -349,10 +385,33 @@ fn letters(tables: &Tables<'_>) -> Option<Vec<FormerLetter>> {
                 destination: small(&row, 1),
                 match_number: small(&row, 3),
                 place,
-                is_killer: text(&row, 6).is_some_and(|cause| cause.contains(KILLER)),
+                is_killer: is_killer(&row),
             });
         });
-    (whole && fits).then_some(letters)
+    (lost.is_empty() && fits).then_some(letters)
+}
+
+/// Whether a dead letter is that of a message that ended the process.
+pub(super) fn is_killer(letter: &[Value]) -> bool {
+    text(letter, 6).is_some_and(|cause| cause.contains(KILLER))
+}
+
+/// Names of the files that a store had taken over: what was in their small tables is in its own.
+fn taken_over(tables: &Tables<'_>) -> Option<HashSet<String>> {
+    if !tables.roots.contains_key("former") && tables.whole {
+        return Some(HashSet::new());
+    }
+    let states = tables.rows("former")?.into_iter().map(|(_, row)| {
+        let state: super::State = serde_json::from_str(text(&row, 2)?).ok()?;
+        Some((state.has_been_read(), state.file))
+    });
+    let states: Option<Vec<(bool, String)>> = states.collect();
+    Some(
+        states?
+            .into_iter()
+            .filter_map(|(read, file)| read.then_some(file))
+            .collect(),
+    )
 }
 
 /// What destinations still have to get of a store that was set aside, as far as it told.

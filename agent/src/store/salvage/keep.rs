@@ -19,6 +19,13 @@ pub(super) fn write(connection: &Connection, id: i64, state: &State) -> rusqlite
         .map(drop)
 }
 
+/// Notes a new salvage; gives its number.
+pub(super) fn insert(connection: &Connection, state: &State) -> rusqlite::Result<i64> {
+    let text = serde_json::to_string(state).map_err(super::super::progress::sql_error)?;
+    let sql = "INSERT INTO former (file, state) VALUES (?1, ?2) RETURNING id";
+    connection.query_row(sql, params![state.file, text], |row| row.get(0))
+}
+
 /// Bytes of a set-aside file and what lies beside it.
 fn bytes_of(file: &Path) -> u64 {
     let files = ["", "-wal", "-shm"].map(|suffix| beside(file, suffix));
@@ -59,12 +66,7 @@ impl Store {
     }
 
     pub(super) fn insert_salvage(&mut self, state: &State) -> Result<(), StoreError> {
-        let text = serde_json::to_string(state).map_err(std::io::Error::from)?;
-        self.connection.execute(
-            "INSERT INTO former (file, state) VALUES (?1, ?2)",
-            params![state.file, text],
-        )?;
-        Ok(())
+        Ok(insert(&self.connection, state).map(drop)?)
     }
 
     pub(super) fn keep_salvage(&mut self, id: i64, state: &State) -> Result<(), StoreError> {

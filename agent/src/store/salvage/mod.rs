@@ -4,7 +4,9 @@
 //! [`INDEX`] batches. Three things come over:
 //!
 //! * **At the opening**, before anything is forwarded: associations, corrections, sightings, the ledger, the records of
-//!   devices (`adopt.rs`), and names and mapping packs. These are small tables, read from their roots.
+//!   devices, the memory of sent periods, what was measured of clocks (`adopt.rs`), and names and mapping packs. These are
+//!   small tables, read from their roots, which are found with or without the schema (`tables.rs`); around pages that cannot be
+//!   read the rows that are certain (`certain.rs`).
 //! * **Messages of the journal**: every batch whose checksum fits and that somebody still has to get, as far as cursors and
 //!   rows say; when those cannot be read, every batch that is found.
 //! * **Dead letters**, from the copy of the message that each of them has.
@@ -17,7 +19,10 @@
 //!    commit: a crash repeats nothing and leaves nothing out.
 //! 3. What a destination has confirmed is not sent again where that is known ([`Wanted`]); what cannot be known is sent again.
 //! 4. What was needed and cannot be read is counted in the ledger when the salvage ends.
-//! 5. The set-aside file is never changed, and not removed before all of it was gone through and normalized.
+//! 5. No association is invented, nor one taken that a lost one may have ended: of a table that is not whole only entries count
+//!    that were entered after everything that is lost. What was left out is said.
+//! 6. Small tables come over once, from the newest store that had them, and what was entered since comes first.
+//! 7. The set-aside file is never changed, and not removed before all of it was gone through and normalized.
 //!
 //! # How long the files stay
 //!
@@ -26,14 +31,21 @@
 //! report beside a file stays.
 
 mod adopt;
+mod certain;
+mod copy;
 mod feed;
 mod former;
 mod keep;
 mod pages;
+mod pointers;
 mod reader;
+mod record;
 mod runs;
+mod shapes;
+mod tables;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use feed::Portion;
 pub use former::Wanted;
@@ -42,6 +54,7 @@ pub use runs::{Identity, Run, Runs};
 
 use crate::message::Position;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Batches that are known by their place at a time: a few megabytes. What is behind them is found by another pass.
@@ -93,6 +106,12 @@ pub struct State {
     pub unreadable_bytes: u64,
     /// Tables that could not be read whole.
     pub missing: Vec<String>,
+    /// Rows of small tables that were found and left out because they are not certain.
+    #[serde(default)]
+    pub left_out: BTreeMap<String, u64>,
+    /// What is certain of the small tables came over.
+    #[serde(default)]
+    pub tables_taken: bool,
     /// Why it does not go on; none when it does.
     pub waits: Option<String>,
     /// The last position here that it filled.
@@ -135,6 +154,18 @@ impl State {
         if !lost_tables.is_empty() {
             let _ = write!(text, "; tables not read whole: {}", lost_tables.join(", "));
         }
+        if !self.left_out.is_empty() {
+            let rows: Vec<String> = self
+                .left_out
+                .iter()
+                .map(|(table, rows)| format!("{rows} of {table}"))
+                .collect();
+            let _ = write!(
+                text,
+                "; rows left out because they are not certain: {}",
+                rows.join(", ")
+            );
+        }
         if self.lost_associations() {
             text.push_str("; enter the associations of devices again (`bedside-agent association list` shows what is there)");
         }
@@ -143,9 +174,12 @@ impl State {
 
     /// Whether what an operator entered about devices is not all there.
     pub fn lost_associations(&self) -> bool {
-        self.missing
-            .iter()
-            .any(|name| name == "association" || name == "sqlite_schema")
+        self.missing.iter().any(|name| name == "association") || self.left_out.contains_key("association")
+    }
+
+    /// Whether the file could be opened and read once, so that its small tables came over.
+    fn has_been_read(&self) -> bool {
+        self.tables_taken || !self.store.is_empty()
     }
 
     /// Whether an operator should know of it now: it is under way, or something was lost within the last week.

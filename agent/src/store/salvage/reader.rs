@@ -10,8 +10,9 @@ use super::super::set_aside::beside;
 use super::super::{StoreError, codec};
 use super::adopt::{Names, now};
 use super::feed::Portion;
-use super::former::{Former, Known};
-use super::pages::{Pages, Place, integer, kinds};
+use super::former::{Former, Known, is_killer};
+use super::pages::{Pages, Place};
+use super::record::{integer, kinds};
 use super::{INDEX, Run, Stage, State};
 use crate::message::{Position, RevisionId, SourceId, StoredMessage};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -291,6 +292,21 @@ impl Salvage {
         if self.page.is_none() {
             (self.counted, self.letters_found) = (true, true);
             self.letters.sort_unstable();
+            if self.former.known.is_none() {
+                self.find_killers();
+            }
+        }
+    }
+
+    /// Messages that ended the process are not read again, also where their letters are known by their look only.
+    fn find_killers(&mut self) {
+        for (_, place) in &self.letters {
+            if let Some((_, row)) = self.pages.row_at(*place)
+                && is_killer(&row)
+                && let Some(position) = row.get(2).and_then(|at| at.integer())
+            {
+                self.needs.killers.insert(position as u64);
+            }
         }
     }
 
@@ -484,6 +500,7 @@ impl Salvage {
             };
             self.state.letters_seen += 1;
             match self.letter(place) {
+                Some(stored) if self.needs.killers.contains(&stored.position) => {}
                 // Whether the journal brought it, or another letter of the same message, the store knows.
                 Some(stored) => {
                     portion.letters = true;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
+use crate::store::salvage::Run;
 
 /// 2026-03-01T00:00:00Z.
 const MIDNIGHT: i64 = 17_723_232_000_000_000;
@@ -167,7 +168,7 @@ fn a_restart_knows_what_was_known_and_dates_alike() {
             clocks.take(change);
         }
     }
-    let restored = Clocks::restore(&[("band".to_owned(), stored)]);
+    let restored = Clocks::restore(&[("band".to_owned(), stored)], Identities::default());
     for (number, behind) in behind.iter().enumerate() {
         let one = message(number as u64 + 1, number as i64 * 60);
         let shown = MIDNIGHT + (number as i64 * 60 - behind) * SECOND;
@@ -252,4 +253,50 @@ fn patterns_name_devices() {
     ] {
         assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
     }
+}
+
+#[test]
+fn what_was_measured_in_a_store_before_this_one_dates_its_messages_as_it_did() {
+    let rule = measured(ClockKind::Utc, 2);
+    let mut clocks = Clocks::default();
+    let mut state = String::new();
+    let behind = [300, 300, 300, 7200, 7200, 7200, 7200];
+    let of = |position: u64| message(position, (position as i64 - 1) * 60);
+    let shown = |number: usize| MIDNIGHT + (number as i64 * 60 - behind[number]) * SECOND;
+    for number in 0..behind.len() {
+        if let Some(change) = clocks.observe(Some(&rule), "band", &of(number as u64 + 1), shown(number)) {
+            state.clone_from(&change.state);
+            clocks.take(change);
+        }
+    }
+    // They come as 101 and on, behind one of now.
+    let run = Run {
+        first: 101,
+        count: behind.len() as u64,
+        former: 3,
+        position: 1,
+        store: "then".into(),
+        known_as: 1,
+    };
+    let carried = carried_over(&state, 3).unwrap();
+    let mut now = Clocks::restore(&[("band".to_owned(), carried)], Identities::new(vec![run]));
+    let live = message(1, 3600);
+    let live_shown = MIDNIGHT + (3600 - 7200) * SECOND;
+    assert_eq!(
+        tell(&now, &rule, &live, live_shown),
+        "7200",
+        "the last offset holds on"
+    );
+    for number in 0..behind.len() {
+        let mut again = of(number as u64 + 1);
+        again.position += 100;
+        assert_eq!(
+            tell(&now, &rule, &again, shown(number)),
+            tell(&clocks, &rule, &of(number as u64 + 1), shown(number)),
+            "{number}"
+        );
+        // And measures nothing.
+        assert_eq!(now.observe(Some(&rule), "band", &again, shown(number)), None);
+    }
+    assert_eq!(carried_over("{\"entries\":[]}", 3), None, "half a state is none");
 }
