@@ -3,7 +3,7 @@
 use super::codec;
 use super::open::collect;
 use super::outbox::LetterNote;
-use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs};
+use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs, read_progress};
 use super::salvage::{Run, Salvage};
 use super::set_aside::is_corrupt;
 use super::vault::{Vault, unreadable};
@@ -104,11 +104,13 @@ impl Store {
             |row| row.get(0),
         )?;
         let dating = self.dating()?;
-        let progress: Option<String> = connection
-            .query_row("SELECT state FROM progress", [], |row| row.get(0))
+        let progress: Option<(String, Option<i64>)> = connection
+            .query_row("SELECT state, crc FROM progress", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
         let progress = match progress {
-            Some(text) => serde_json::from_str(&text).map_err(|_| codec::Damaged::Content)?,
+            Some((state, crc)) => read_progress(&state, crc)?,
             None => Progress::default(),
         };
         let vault = self.codec.vault();

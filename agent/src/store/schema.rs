@@ -1,5 +1,6 @@
 //! Tables of the store and their migrations. A migration goes forward only, in one transaction with its version number.
 
+use super::progress;
 use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -103,7 +104,15 @@ const MIGRATIONS: &[&str] = &[
     -- How far clocks of devices are off, as measured, and from which message on.
     CREATE TABLE device_clock (device TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
     ",
+    "
+    -- Checksum of cursors and counters (CRC-32, as batches have it): a cursor that changed on the medium would pass over
+    -- messages silently. Those of older versions get theirs in the same transaction.
+    ALTER TABLE progress ADD COLUMN crc INTEGER;
+    ",
 ];
+
+/// The version in which cursors and counters got their checksum.
+const PROGRESS_CHECKSUM: i64 = 9;
 
 /// Brings the schema to the newest version.
 ///
@@ -124,16 +133,24 @@ fn migrate_by(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Res
         .skip(usize::try_from(found).unwrap_or(0))
     {
         if sabotage::is_on(Sabotage::MigrateInSteps) {
-            connection.execute_batch(sql)?;
+            run_step(connection, step, sql)?;
             connection.pragma_update(None, "user_version", step as i64 + 1)?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
             continue;
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute_batch(sql)?;
+        run_step(&transaction, step, sql)?;
         transaction.pragma_update(None, "user_version", step as i64 + 1)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.commit()?;
+    }
+    Ok(())
+}
+
+fn run_step(connection: &Connection, step: usize, sql: &str) -> rusqlite::Result<()> {
+    connection.execute_batch(sql)?;
+    if step as i64 + 1 == PROGRESS_CHECKSUM {
+        progress::add_checksum(connection)?;
     }
     Ok(())
 }

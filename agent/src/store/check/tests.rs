@@ -221,6 +221,11 @@ fn whatever_is_found_in_the_place_of_the_file_a_store_is_there_at_once() {
             raw.execute("INSERT INTO progress (id, state) VALUES (1, '{\"cursor\":')", [])
                 .unwrap();
         }),
+        ("progress without its checksum", |file| {
+            let raw = rusqlite::Connection::open(file).unwrap();
+            raw.execute("INSERT INTO progress (id, state) VALUES (1, '{}')", [])
+                .unwrap();
+        }),
     ];
     for (name, damage) in cases {
         let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 //! tables that are copied each row counts that is certain (`certain.rs`).
 
 use super::super::log::Log;
-use super::super::progress::{Progress, decode_key, decode_refs};
+use super::super::progress::{Progress, decode_key, decode_refs, read_progress};
 use super::super::read::Ranges;
 use super::super::vault::{MasterKey, Vault};
 use super::super::{StoreError, set_aside::beside};
@@ -290,7 +290,9 @@ impl Former {
     fn read_known(&mut self, tables: &Tables<'_>) -> Option<Known> {
         let known = (|| {
             let progress = match tables.rows("progress")?.first() {
-                Some((_, row)) => serde_json::from_str(text(row, 1)?).ok()?,
+                // Rows of versions before the checksum have no third column.
+                Some((_, row)) if row.len() < 3 => serde_json::from_str(text(row, 1)?).ok()?,
+                Some((_, row)) => read_progress(text(row, 1)?, row.get(2)?.integer()).ok()?,
                 None => Progress::default(),
             };
             let mut keys = HashMap::new();

@@ -16,6 +16,7 @@ const FIXTURES: &[&str] = &[
     include_str!("version_6.sql"),
     include_str!("version_7.sql"),
     include_str!("version_8.sql"),
+    include_str!("version_9.sql"),
 ];
 
 fn lay_down(folder: &Path, fixture: &str) -> Connection {
