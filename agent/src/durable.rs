@@ -5,6 +5,7 @@
 //! the content without the name.
 
 use crate::sabotage::{self, Sabotage};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -29,4 +30,13 @@ pub fn sync_file(file: &File) -> io::Result<()> {
         return Ok(());
     }
     file.sync_all()
+}
+
+/// Lets two names change places in one step. Their folder is to be synced after it.
+///
+/// # Errors
+/// The file system's; `EINVAL` and `ENOSYS` of one that cannot do it.
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    sabotage::exchanging(one, other)?;
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }

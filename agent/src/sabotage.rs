@@ -85,14 +85,22 @@ pub const fn wait_for_the_medium() {}
 #[cfg(not(feature = "sabotage"))]
 pub const fn sealed_with(_random: &[u8], _place: &[u8], _plain: &[u8]) {}
 
+/// Shows a proof that two names are about to change places: nobody looks.
+#[cfg(not(feature = "sabotage"))]
+pub const fn exchanging(_one: &std::path::Path, _other: &std::path::Path) -> std::io::Result<()> {
+    Ok(())
+}
+
 #[cfg(feature = "sabotage")]
 pub use turned_on::{
-    Sealing, from_environment, is_on, sealed_with, take_sealings, turn_on, wait_for_the_medium,
+    Sealing, exchanging, from_environment, is_on, sealed_with, take_sealings, turn_on, wait_for_the_medium,
+    watch_exchanges,
 };
 
 #[cfg(feature = "sabotage")]
 mod turned_on {
     use super::{ALL, Sabotage};
+    use std::path::Path;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Mutex, OnceLock};
     use std::time::Duration;
@@ -108,6 +116,26 @@ mod turned_on {
         if !delay.is_zero() {
             crate::clock::block(*delay);
         }
+    }
+
+    /// Sees two names that are about to change places, and may refuse.
+    type Watch = fn(&Path, &Path) -> std::io::Result<()>;
+
+    static WATCH: OnceLock<Watch> = OnceLock::new();
+
+    /// From now on `watch` sees every exchange of two names: that call does not go through the C library, where a disk that
+    /// forgets sees the others.
+    pub fn watch_exchanges(watch: Watch) {
+        // Set once, by the proof.
+        let _ = WATCH.set(watch);
+    }
+
+    /// Shows a proof that two names are about to change places.
+    ///
+    /// # Errors
+    /// What the proof lets the call fail with.
+    pub fn exchanging(one: &Path, other: &Path) -> std::io::Result<()> {
+        WATCH.get().map_or(Ok(()), |watch| watch(one, other))
     }
 
     /// Something that was sealed, whether or not it reached the medium.

@@ -82,6 +82,7 @@ enum Naming {
     Create(PathBuf, usize),
     Remove(PathBuf),
     Rename(PathBuf, PathBuf),
+    Exchange(PathBuf, PathBuf),
 }
 
 fn name(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
@@ -89,6 +90,19 @@ fn name(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
         Naming::Create(path, file) => drop(names.insert(path.clone(), *file)),
         // A folder that is gone has nothing in it.
         Naming::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
+        Naming::Exchange(one, other) => {
+            let moved = |path: PathBuf| {
+                let places = [(one, other), (other, one)];
+                let found = places
+                    .into_iter()
+                    .find_map(|(from, to)| Some(to.join(path.strip_prefix(from).ok()?)));
+                found.unwrap_or(path)
+            };
+            *names = std::mem::take(names)
+                .into_iter()
+                .map(|(path, file)| (moved(path), file))
+                .collect();
+        }
         Naming::Rename(from, to) => {
             // A folder takes what is in it along.
             let moved: Vec<PathBuf> = names
@@ -115,7 +129,10 @@ impl Naming {
     /// Whether a sync of `folder` makes it durable.
     fn is_in(&self, folder: &Path) -> bool {
         let path = match self {
-            Naming::Create(path, _) | Naming::Remove(path) | Naming::Rename(_, path) => path,
+            Naming::Create(path, _)
+            | Naming::Remove(path)
+            | Naming::Rename(_, path)
+            | Naming::Exchange(_, path) => path,
         };
         // What happened to the folder itself before is durable with what is in it now.
         path.parent() == Some(folder) || folder.starts_with(path)
@@ -175,6 +192,10 @@ impl Medium {
 
     pub(crate) fn rename(&mut self, from: &Path, to: &Path) {
         self.change_names(Naming::Rename(from.to_owned(), to.to_owned()));
+    }
+
+    pub(crate) fn exchange(&mut self, one: &Path, other: &Path) {
+        self.change_names(Naming::Exchange(one.to_owned(), other.to_owned()));
     }
 
     pub(crate) fn write(&mut self, file: usize, offset: usize, data: &[u8]) {
@@ -333,5 +354,37 @@ mod tests {
         medium.sync_names(Path::new(""));
         let image = medium.after_cut(&mut Chance(1));
         assert_eq!(image.0.keys().collect::<Vec<_>>(), [Path::new("pack/x")]);
+    }
+
+    #[test]
+    fn folders_that_change_places_do_it_in_one_step() {
+        let mut medium = Medium::default();
+        for (path, content) in [("new/x", b"new"), ("pack/x", b"old"), ("pack/y", b"old")] {
+            let file = medium.create(Path::new(path));
+            medium.write(file, 0, content);
+            medium.sync(file);
+        }
+        for folder in ["new", "pack", ""] {
+            medium.sync_names(Path::new(folder));
+        }
+        medium.exchange(Path::new("new"), Path::new("pack"));
+        let look = |image: &Image| {
+            let files = image.0.iter();
+            files
+                .filter(|(path, _)| path.starts_with("pack"))
+                .map(|(path, content)| (path.clone(), content.clone()))
+                .collect::<Vec<_>>()
+        };
+        let of = |path: &str, content: &[u8]| (PathBuf::from(path), content.to_vec());
+        let (old, new) = ([of("pack/x", b"old"), of("pack/y", b"old")], [of("pack/x", b"new")]);
+        let mut seen = [false; 2];
+        for seed in 0..100 {
+            let found = look(&medium.after_cut(&mut Chance(seed)));
+            assert!(found == old || found == new, "{found:?}");
+            seen[usize::from(found == new)] = true;
+        }
+        assert_eq!(seen, [true; 2]);
+        medium.sync_names(Path::new(""));
+        assert!((0..100).all(|seed| look(&medium.after_cut(&mut Chance(seed))) == new));
     }
 }

@@ -10,7 +10,6 @@
 
 use crate::durable;
 use crate::packs::{FileRole, Form, PackText, exchange};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -50,7 +49,7 @@ pub fn replace(dir: &Path, pack: &PackText, form: Form) -> io::Result<()> {
     let new = HiddenFolder::write(dir, pack)?;
     let present = dir.join(&pack.name);
     if form == Form::Folder && !present.is_symlink() {
-        match renameat_with(CWD, &new.path, CWD, &present, RenameFlags::EXCHANGE) {
+        match durable::exchange(&new.path, &present) {
             Ok(()) => {
                 // The hidden name is the old folder's now.
                 for entry in fs::read_dir(&new.path)? {
@@ -61,8 +60,8 @@ pub fn replace(dir: &Path, pack: &PackText, form: Form) -> io::Result<()> {
                 }
                 return durable::sync_folder(dir);
             }
-            Err(Errno::INVAL | Errno::NOSYS) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::NOSYS)) => {}
+            Err(error) => return Err(error),
         }
     }
     for (role, _) in roles(pack).filter(|(_, text)| text.is_none()) {

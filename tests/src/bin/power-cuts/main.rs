@@ -220,6 +220,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(name) = &arguments.fault {
         sabotage::turn_on(name)?;
     }
+    sabotage::watch_exchanges(bedside_disk::exchange);
     let only = arguments
         .class
         .as_deref()

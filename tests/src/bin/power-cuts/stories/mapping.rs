@@ -143,12 +143,9 @@ impl Story for Mapping {
             if round > 0 {
                 let next = self.installed.max(self.attempted.last().copied().unwrap_or(0)) + 1;
                 let is_folder = mappings.join(NAME).is_dir();
-                // The exchange of two folders is one rename, and not seen here.
-                if is_folder {
-                    break;
-                }
                 self.attempted.insert(next);
                 match mappings.join(format!("{NAME}.device.json")).exists() {
+                    _ if is_folder => install::replace(&mappings, &pack(next), Form::Folder)?,
                     true => install::replace(&mappings, &pack(next), Form::Files)?,
                     false => install::create(&mappings, &pack(next))?,
                 }
