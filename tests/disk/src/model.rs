@@ -376,7 +376,10 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let of = |path: &str, content: &[u8]| (PathBuf::from(path), content.to_vec());
-        let (old, new) = ([of("pack/x", b"old"), of("pack/y", b"old")], [of("pack/x", b"new")]);
+        let (old, new) = (
+            [of("pack/x", b"old"), of("pack/y", b"old")],
+            [of("pack/x", b"new")],
+        );
         let mut seen = [false; 2];
         for seed in 0..100 {
             let found = look(&medium.after_cut(&mut Chance(seed)));

@@ -193,7 +193,7 @@ fn a_broken_table_is_told_and_the_next_start_sets_the_file_aside() {
 #[test]
 fn whatever_is_found_in_the_place_of_the_file_a_store_is_there_at_once() {
     type Damage = fn(&Path);
-    let cases: [(&str, Damage); 7] = [
+    let cases: [(&str, Damage); 8] = [
         ("garbage", |file| std::fs::write(file, [0x5a; 8192]).unwrap()),
         ("garbage header", |file| {
             let mut bytes = std::fs::read(file).unwrap();
