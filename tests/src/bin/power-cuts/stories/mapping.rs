@@ -5,12 +5,12 @@ use crate::story::{Sender, Story};
 use anyhow::{Context, ensure};
 use bedside_agent::cli::mappings::install;
 use bedside_agent::message::{RevisionId, SourceId};
-use bedside_agent::packs::{Form, PackFolder, PackSet, PackText};
+use bedside_agent::packs::{FileRole, Form, PackFolder, PackSet, PackText};
 use bedside_agent::pipeline::PackBook;
 use bedside_agent::store::Store;
 use bedside_disk::{Chance, Image};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 const NAME: &str = "band";
@@ -115,18 +115,20 @@ impl Mapping {
 impl Story for Mapping {
     fn begin(&mut self, chance: &mut Chance, _: &Path) -> anyhow::Result<Image> {
         let mut image = Image::default();
-        // A pack of files, or none yet: then the first one comes as a folder.
-        if chance.below(4) > 0 {
+        // A pack of files or a folder, or none yet: then the first one comes as a folder.
+        let form =
+            [None, Some(Form::Files), Some(Form::Folder), Some(Form::Folder)][chance.below(4) as usize];
+        if let Some(form) = form {
             self.installed = 1;
             let text = pack(1);
             let files = [
-                ("device", Some(text.device)),
-                ("fhir", text.fhir),
-                ("agent", text.agent),
+                (FileRole::Device, Some(text.device)),
+                (FileRole::Fhir, text.fhir),
+                (FileRole::Agent, text.agent),
             ];
             for (role, text) in files {
                 if let Some(text) = text {
-                    let path = PathBuf::from(format!("mappings/{NAME}.{role}.json"));
+                    let path = Path::new("mappings").join(form.file_name(NAME, role));
                     image.0.insert(path, text.into_bytes());
                 }
             }
