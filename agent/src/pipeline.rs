@@ -1,6 +1,8 @@
 //! What the loops share: the store, the outbox in memory, the messages committed last, the packs. One thread owns it; the
 //! loops are tasks of that thread, so a borrow never lives across an await.
 
+mod recent;
+
 use crate::associations::Book;
 use crate::bounds::Bounds;
 use crate::clock;
@@ -17,75 +19,17 @@ use crate::timekeeping::ClockWatch;
 use crate::timekeeping::device::{self, Clocks};
 use crate::wear::Governor;
 use iomt_mapping::pack_options::Priority;
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Bytes of recent messages that stay in memory, with what they became.
-const RECENT_BYTES: usize = 3 << 19;
+pub use recent::{Entry, Recent, weight_of_measurement};
+
 /// Compressed bytes that one read of the journal decodes.
 pub const READ_BYTES: usize = 32 << 10;
-
-/// A committed message with what it became, computed at most once while it is in memory.
-#[derive(Debug)]
-pub struct Entry {
-    /// The message.
-    pub stored: Arc<StoredMessage>,
-    normalized: OnceCell<Rc<Normalized>>,
-}
-
-impl Entry {
-    /// An entry that is not normalized yet.
-    pub fn new(stored: StoredMessage) -> Rc<Entry> {
-        Rc::new(Entry {
-            stored: Arc::new(stored),
-            normalized: OnceCell::new(),
-        })
-    }
-
-    /// Bytes that the entry holds in memory, roughly, when its message gave a measurement or two.
-    pub fn weight(&self) -> usize {
-        const MEASUREMENT: usize = 800;
-        self.stored.message.weight() + MEASUREMENT
-    }
-}
-
-/// The messages committed last, so that the steady state reads nothing back.
-#[derive(Debug, Default)]
-pub struct Recent {
-    batches: VecDeque<(usize, Vec<Rc<Entry>>)>,
-    bytes: usize,
-}
-
-impl Recent {
-    fn push(&mut self, batch: Vec<Rc<Entry>>) {
-        let weight = batch.iter().map(|entry| entry.weight()).sum();
-        self.bytes += weight;
-        self.batches.push_back((weight, batch));
-        while self.bytes > RECENT_BYTES && self.batches.len() > 1 {
-            if let Some((weight, _)) = self.batches.pop_front() {
-                self.bytes -= weight;
-            }
-        }
-    }
-
-    /// The rest of the batch that holds `from`, if it is in memory.
-    fn from(&self, from: Position) -> Option<Vec<Rc<Entry>>> {
-        let found = self
-            .batches
-            .partition_point(|(_, batch)| batch.last().is_none_or(|entry| entry.stored.position < from));
-        let (_, batch) = self.batches.get(found)?;
-        let first = batch.first()?.stored.position;
-        if first > from {
-            return None;
-        }
-        let skipped = usize::try_from(from - first).ok()?;
-        Some(batch.get(skipped..)?.to_vec())
-    }
-}
 
 /// The sets of packs by number, and which one each source uses now.
 #[derive(Debug, Default)]
@@ -402,10 +346,11 @@ impl Pipeline {
         entry: &Entry,
         revision: Option<RevisionId>,
     ) -> Result<Rc<Normalized>, StoreError> {
+        let position = entry.stored.position;
         if revision.is_none()
-            && let Some(known) = entry.normalized.get()
+            && let Some(known) = self.recent.borrow().result(position)
         {
-            return Ok(Rc::clone(known));
+            return Ok(known);
         }
         // Whoever asks: a forward loop reads over it too, in the range of a row.
         if self.isolation.holds(&entry.stored) {
@@ -419,8 +364,8 @@ impl Pipeline {
             &self.device_clocks.borrow(),
         ));
         if revision.is_none() && !result.may_change() {
-            // Losing a race for the cell is fine: both results are equal.
-            let _ = entry.normalized.set(Rc::clone(&result));
+            // Somebody else may have been quicker: both results are equal.
+            self.recent.borrow_mut().keep(position, &result);
         }
         Ok(result)
     }

@@ -378,7 +378,7 @@ async fn deliver(pipeline: &Pipeline, destination: u32, kind: &str, fate: Fate) 
                             position: at.0,
                             match_number: at.1,
                             fate: fate.clone(),
-                            message: Arc::clone(&entry.stored),
+                            message: Some(Arc::clone(&entry.stored)),
                         });
                     }
                 }

@@ -196,7 +196,7 @@ impl Ward {
                         position,
                         match_number: number,
                         fate: fate.clone(),
-                        message: Arc::clone(&entry.stored),
+                        message: Some(Arc::clone(&entry.stored)),
                     });
                 }
             }

@@ -14,8 +14,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Raw messages that are handed over at a time.
+/// Raw messages that are handed over at a time, and bytes after which no more are read for it.
 const MESSAGE_BATCH: usize = 2000;
+const MESSAGE_BATCH_BYTES: usize = 2 << 20;
 
 /// A destination for raw messages.
 pub trait Messages {
@@ -44,11 +45,18 @@ pub async fn forward_messages(
         }
         let cursor = context.pipeline.outbox.borrow_mut().destination_mut(id).cursor;
         let mut batch: Vec<Rc<Entry>> = Vec::new();
-        while batch.len() < MESSAGE_BATCH {
+        let mut bytes = 0;
+        while batch.len() < MESSAGE_BATCH && bytes < MESSAGE_BATCH_BYTES {
             let from = batch.last().map_or(cursor + 1, |e| e.stored.position + 1);
             match context.pipeline.read(from).await {
                 Ok(more) if more.is_empty() => break,
-                Ok(more) => batch.extend(more),
+                Ok(more) => {
+                    bytes += more
+                        .iter()
+                        .map(|entry| entry.stored.message.weight())
+                        .sum::<usize>();
+                    batch.extend(more);
+                }
                 Err(StoreError::Stopped) => return Err(StoreError::Stopped),
                 Err(error) => {
                     tracing::error!("destination {}: {error}; trying again", context.handle.name);
@@ -101,7 +109,7 @@ pub async fn forward_messages(
             return Ok(());
         }
         // Bursts become batches: a sender of single messages costs no request each. A backlog waits for nothing.
-        if batch.len() < MESSAGE_BATCH {
+        if batch.len() < MESSAGE_BATCH && bytes < MESSAGE_BATCH_BYTES {
             Timer::after_millis(50).await;
         }
     }
@@ -147,7 +155,7 @@ async fn forward_again(
                 position,
                 match_number,
                 fate,
-                message,
+                message: Some(message),
             });
         }
     }

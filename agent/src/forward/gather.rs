@@ -1,24 +1,24 @@
 //! Which readings a pass needs, and where they gather until their group is complete.
 
 use super::{Fate, GroupReading};
-use crate::message::{Position, RevisionId};
+use crate::message::{Position, RevisionId, Stamp, StoredMessage};
 use crate::normalize::Match;
 use crate::packs::Pack;
-use crate::pipeline::Entry;
+use crate::pipeline::weight_of_measurement;
 use crate::store::outbox::Pending;
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 use std::sync::Arc;
 
-/// Readings of unfinished groups that a loop holds in memory, and bytes of theirs with their messages.
+/// Readings of unfinished groups that a loop holds in memory, and their bytes. The messages that they came in are not held:
+/// what becomes a dead letter is read once more.
 const UNFINISHED: usize = 4000;
 const UNFINISHED_BYTES: usize = 2 << 20;
 
 /// Number of the group key, and start of the period.
 type SeriesPeriod = (u32, Option<i64>);
 
-/// A reading with the message that it came in and the pack that made it.
-pub(super) type Gathered = (GroupReading, Rc<Entry>, Arc<Pack>);
+/// A reading with the pack that made it.
+pub(super) type Gathered = (GroupReading, Arc<Pack>);
 
 /// Readings that gather for one row.
 pub(super) struct Gathering {
@@ -30,8 +30,8 @@ pub(super) struct Gathering {
     /// All its readings become one Observation.
     pub(super) is_period: bool,
     pub(super) readings: Vec<Gathered>,
-    /// Those whose fate is known without the destination.
-    pub(super) held: Vec<(Position, u32, Rc<Entry>, Fate)>,
+    /// Those whose fate is known without the destination, with the time at which they came.
+    pub(super) held: Vec<(Position, u32, Stamp, Fate)>,
 }
 
 /// All rows of a pass.
@@ -45,10 +45,8 @@ pub(super) struct Gatherings {
     pub(super) count: usize,
     /// Rows that readings have gathered for: of a hundred thousand that are due only these are looked at again and again.
     begun: HashSet<u64>,
-    /// Bytes of the messages that they came in, and of what those became.
+    /// Bytes of the readings.
     bytes: usize,
-    /// The message that was counted last: several readings of it count it once.
-    weighed: Position,
 }
 
 impl Gatherings {
@@ -62,7 +60,6 @@ impl Gatherings {
             count: 0,
             begun: HashSet::new(),
             bytes: 0,
-            weighed: 0,
         };
         for Pending { row, .. } in due {
             all.rows.insert(
@@ -127,33 +124,28 @@ impl Gatherings {
             .map(|(_, _, id)| *id)
     }
 
-    pub(super) fn push(&mut self, id: u64, entry: &Rc<Entry>, found: &Match) {
-        let position = entry.stored.position;
+    pub(super) fn push(&mut self, id: u64, stored: &StoredMessage, found: &Match) {
+        let (position, received) = (stored.position, stored.message.stamp);
         let Some(row) = self.rows.get_mut(&id) else { return };
-        if self.weighed != position {
-            self.weighed = position;
-            self.bytes += entry.weight();
-        }
         if let Some(hold) = &found.hold {
-            row.held
-                .push((position, found.number, Rc::clone(entry), hold.fate()));
+            row.held.push((position, found.number, received, hold.fate()));
             return;
         }
         self.count += 1;
+        self.bytes += size_of::<Gathered>() + weight_of_measurement(&found.measurement);
         self.begun.insert(id);
         let reading = GroupReading {
             position,
             match_number: found.number,
-            received: entry.stored.message.stamp,
+            received,
             measurement: Arc::clone(&found.measurement),
             clock: found.clock.clone(),
         };
-        row.readings
-            .push((reading, Rc::clone(entry), Arc::clone(&found.pack)));
+        row.readings.push((reading, Arc::clone(&found.pack)));
     }
 
     /// Whether they are all that memory is for.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.count >= UNFINISHED || self.bytes >= UNFINISHED_BYTES
     }
 

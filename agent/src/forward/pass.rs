@@ -11,10 +11,10 @@ use super::correct::{Restored, Searched, correct};
 use super::fhir::Held;
 use super::gather::Gatherings;
 use super::retry::Backoff;
-use super::{Delivery, DestinationHandle, Fate, Group, Link};
+use super::{Delivery, DestinationHandle, Fate, GIVEN_UP, Group, GroupReading, Link};
 use crate::clock;
 use crate::corrections::Correction;
-use crate::message::{Position, SourceId, Stamp};
+use crate::message::{Position, SourceId, Stamp, StoredMessage};
 use crate::normalize::receive_time;
 use crate::normalize::{Match, match_of};
 use crate::pipeline::{Entry, Pipeline};
@@ -32,7 +32,7 @@ use tokio::sync::watch;
 
 /// Observations or events that are handed over at a time.
 const BATCH: usize = 1000;
-/// After so many messages it is looked whether enough has gathered.
+/// After so many messages it is looked whether enough has gathered; whether memory is full is looked after each.
 const LOOK_EVERY: usize = 32;
 
 /// A destination for readings.
@@ -316,7 +316,7 @@ async fn pass(
             deliver(context, destination, groups),
             gather(context, &mut gatherings, &mut scan, appetite)
         );
-        let link = settle(context, handed, delivery);
+        let link = settle(context, handed, delivery).await?;
         if link != Link::Up {
             // What gathered meanwhile is still in its rows.
             return Ok(link);
@@ -380,12 +380,17 @@ struct Batch {
 struct Handed {
     /// Up to which position the readings of each row are in the batch.
     covered: HashMap<u64, Position>,
-    /// Row and messages of each group.
-    owners: Vec<(u64, Vec<Rc<Entry>>)>,
-    /// Position and match of each reading of each group.
-    places: Vec<Vec<(Position, u32)>>,
+    /// Row of each group, and where its readings came from.
+    owners: Vec<(u64, Vec<Place>)>,
     /// Readings whose fate is known without the destination.
     settled: Vec<Settled>,
+}
+
+/// Where a reading came from: what is needed of it once it is handed over. Its message stays in the journal.
+struct Place {
+    position: Position,
+    match_number: u32,
+    received: Stamp,
 }
 
 /// Reads on until enough has gathered; `None` when all rows are through.
@@ -397,10 +402,10 @@ async fn gather(
 ) -> Result<Option<Batch>, StoreError> {
     let mut looked = 0;
     while let Some(entry) = scan.next(context).await? {
-        feed(context, gatherings, &entry).await?;
-        looked += 1;
         let reached = entry.stored.position;
-        if looked % LOOK_EVERY == 0 {
+        feed(context, gatherings, entry).await?;
+        looked += 1;
+        if looked % LOOK_EVERY == 0 || gatherings.is_full() {
             if gatherings.are_enough(reached, appetite) {
                 return Ok(Some(take(context, gatherings, reached, false)));
             }
@@ -416,14 +421,15 @@ async fn gather(
 }
 
 /// Gives the matches of a message to the rows that cover them.
-async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>) -> Result<(), StoreError> {
+async fn feed(context: &Context, gatherings: &mut Gatherings, entry: Rc<Entry>) -> Result<(), StoreError> {
     let pipeline = &context.pipeline;
-    let position = entry.stored.position;
-    let normalized = pipeline.normalized(entry, None).await?;
+    let stored = &entry.stored;
+    let position = stored.position;
+    let normalized = pipeline.normalized(&entry, None).await?;
     for found in &normalized.matches {
         let place = (position, found.number);
         if let Some(id) = gatherings.refs.get(&place).copied() {
-            gatherings.push(id, entry, found);
+            gatherings.push(id, stored, found);
             continue;
         }
         if gatherings.ranges.is_empty() || gatherings.excluded.contains(&place) {
@@ -439,18 +445,18 @@ async fn feed(context: &Context, gatherings: &mut Gatherings, entry: &Rc<Entry>)
             None
         };
         if let Some(id) = gatherings.row_of_range(series, period, position) {
-            gatherings.push(id, entry, found);
+            gatherings.push(id, stored, found);
         }
     }
     // Readings that only a later mapping matches are normalized with that one.
     for (revision, id, number) in gatherings.revised.remove(&position).unwrap_or_default() {
-        let normalized = pipeline.normalized(entry, Some(revision)).await?;
+        let normalized = pipeline.normalized(&entry, Some(revision)).await?;
         if let Some(found) = normalized.matches.iter().find(|m| m.number == match_of(number)) {
             let found = Match {
                 number,
                 ..found.clone()
             };
-            gatherings.push(id, entry, &found);
+            gatherings.push(id, stored, &found);
         }
     }
     Ok(())
@@ -468,11 +474,11 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
             continue;
         };
         covered.insert(id, reached.min(row.last));
-        for (position, match_number, entry, fate) in row.held.drain(..) {
+        for (position, match_number, received, fate) in row.held.drain(..) {
             // The gateway's own clock is waited for without limit: the operator may still date what waits for it.
             let is_of_device = matches!(&fate, Fate::Waiting(error) if WAITS.contains(&error.name.as_str()));
             let fate = match is_of_device {
-                true => context.give_up_waiting(fate, &entry.stored.message.stamp),
+                true => context.give_up_waiting(fate, &received),
                 false => fate,
             };
             settled.push(Settled {
@@ -480,31 +486,31 @@ fn take(context: &Context, gatherings: &mut Gatherings, reached: Position, end: 
                 position,
                 match_number,
                 fate,
-                message: Arc::clone(&entry.stored),
+                message: None,
             });
         }
         let readings = std::mem::take(&mut row.readings);
         taken += readings.len();
         let key = context.pipeline.outbox.borrow().key(row.series).cloned();
-        let (Some(key), Some((_, _, pack))) = (key, readings.last()) else {
+        let (Some(key), Some((_, pack))) = (key, readings.last()) else {
             continue;
         };
         let pack = Arc::clone(pack);
-        let (readings, entries): (Vec<_>, Vec<_>) = readings.into_iter().map(|(r, e, _)| (r, e)).unzip();
+        let readings: Vec<GroupReading> = readings.into_iter().map(|(reading, _)| reading).collect();
+        let places = readings.iter().map(|reading| Place {
+            position: reading.position,
+            match_number: reading.match_number,
+            received: reading.received,
+        });
+        owners.push((id, places.collect()));
         groups.push(Group { key, pack, readings });
-        owners.push((id, entries));
     }
     gatherings.taken(taken);
-    let places: Vec<Vec<(Position, u32)>> = groups
-        .iter()
-        .map(|g| g.readings.iter().map(|r| (r.position, r.match_number)).collect())
-        .collect();
     Batch {
         groups,
         handed: Handed {
             covered,
             owners,
-            places,
             settled,
         },
     }
@@ -524,28 +530,66 @@ async fn deliver(context: &Context, destination: &mut impl Readings, groups: Vec
 }
 
 /// Takes the fates of a batch into the outbox; gives the state of the link.
-fn settle(context: &Context, handed: Handed, delivery: Delivery) -> Link {
+///
+/// # Errors
+/// [`StoreError::Stopped`] when the store's thread is gone.
+async fn settle(context: &Context, handed: Handed, delivery: Delivery) -> Result<Link, StoreError> {
     let mut settled = handed.settled;
-    let owners = handed.owners.into_iter().zip(handed.places);
-    for (((id, entries), places), fates) in owners.zip(delivery.fates) {
-        for ((entry, (position, match_number)), fate) in entries.iter().zip(places).zip(fates) {
-            let fate = context.give_up_waiting(fate, &entry.stored.message.stamp);
-            let message = Arc::clone(&entry.stored);
+    for ((id, places), fates) in handed.owners.into_iter().zip(delivery.fates) {
+        for (place, fate) in places.into_iter().zip(fates) {
             settled.push(Settled {
                 row: id,
-                position,
-                match_number,
-                fate,
-                message,
+                position: place.position,
+                match_number: place.match_number,
+                fate: context.give_up_waiting(fate, &place.received),
+                message: None,
             });
         }
     }
+    fetch_messages(context, &mut settled).await?;
     let now_us = clock::monotonic_us();
     let mut outbox = context.pipeline.outbox.borrow_mut();
     outbox.destination_mut(context.handle.id).written += delivery.written;
     outbox.remember_sent(context.handle.id, delivery.sent_periods);
     outbox.settle(context.handle.id, &handed.covered, settled, now_us);
-    delivery.link
+    Ok(delivery.link)
+}
+
+/// Reads the messages of those that become dead letters. Where the journal cannot give one now, its reading is tried again;
+/// what is gone for good is accounted for by that pass.
+async fn fetch_messages(context: &Context, settled: &mut [Settled]) -> Result<(), StoreError> {
+    let is_letter = |one: &&mut Settled| {
+        let is_dead = matches!(&one.fate, Fate::Dead(error) if error.name != GIVEN_UP);
+        is_dead && one.message.is_none()
+    };
+    let mut letters: Vec<&mut Settled> = settled.iter_mut().filter(is_letter).collect();
+    letters.sort_by_key(|one| one.position);
+    let mut batch: Vec<Rc<Entry>> = Vec::new();
+    let mut is_refused = false;
+    for one in letters {
+        one.message = message_at(&batch, one.position);
+        if one.message.is_none() && !is_refused {
+            batch = match context.pipeline.read(one.position).await {
+                Ok(batch) => batch,
+                Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+                Err(error) => {
+                    tracing::error!("destination {}: {error}; trying again", context.handle.name);
+                    is_refused = true;
+                    Vec::new()
+                }
+            };
+            one.message = message_at(&batch, one.position);
+        }
+        if one.message.is_none() {
+            one.fate = Fate::Retry;
+        }
+    }
+    Ok(())
+}
+
+fn message_at(batch: &[Rc<Entry>], position: Position) -> Option<Arc<StoredMessage>> {
+    let found = batch.binary_search_by_key(&position, |entry| entry.stored.position);
+    batch.get(found.ok()?).map(|entry| Arc::clone(&entry.stored))
 }
 
 #[cfg(test)]

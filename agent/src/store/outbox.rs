@@ -55,8 +55,8 @@ pub struct Settled {
     pub match_number: u32,
     /// Its fate.
     pub fate: Fate,
-    /// The message, for a dead letter.
-    pub message: Arc<StoredMessage>,
+    /// The message, for a dead letter; without it a reading that can never be delivered is tried again.
+    pub message: Option<Arc<StoredMessage>>,
 }
 
 /// Readings that a waiting row names at most; its bytes are written whenever one joins.

@@ -4,6 +4,7 @@
 
 use iomt_mapping::fhir::SentMemory;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -21,11 +22,11 @@ pub struct Stored {
     pub memory: Option<SentMemory>,
 }
 
-/// As it is kept: as bytes, for as a tree of values it takes five times the memory.
+/// As it is kept: as text, for as a tree of values it takes five times the memory. The text is that of the request, shared.
 #[derive(Debug)]
 pub struct Kept {
     number: u64,
-    resource: Box<[u8]>,
+    resource: Arc<RawValue>,
     version: String,
     memory: Option<Box<[u8]>>,
 }
@@ -34,7 +35,7 @@ impl Kept {
     /// The Observation itself.
     pub fn open(&self) -> Option<Stored> {
         Some(Stored {
-            resource: serde_json::from_slice(&self.resource).ok()?,
+            resource: serde_json::from_str(self.resource.get()).ok()?,
             version: Some(self.version.clone()),
             memory: self.memory.as_deref().and_then(SentMemory::from_bytes),
         })
@@ -43,7 +44,7 @@ impl Kept {
     /// Bytes with what the two maps need for it.
     fn weight(&self, id: &str) -> usize {
         let memory = self.memory.as_ref().map_or(0, |memory| memory.len());
-        self.resource.len() + memory + self.version.len() + 2 * id.len() + 256
+        self.resource.get().len() + memory + self.version.len() + 2 * id.len() + 256
     }
 }
 
@@ -70,24 +71,26 @@ impl Recent {
     /// Keeps an Observation; without a version it could not be written over safely and is not kept.
     pub fn insert(&mut self, id: String, stored: &Stored) {
         // Serializing JSON into memory does not fail.
-        let resource = serde_json::to_vec(&stored.resource).unwrap_or_default();
+        let resource = to_raw_value(&stored.resource).ok().map(Arc::from);
         self.keep(id, resource, stored.version.clone(), stored.memory.as_ref());
     }
 
-    /// The same for a resource that is bytes already.
+    /// The same for a resource that is text already.
     pub fn keep(
         &mut self,
         id: String,
-        resource: Vec<u8>,
+        resource: Option<Arc<RawValue>>,
         version: Option<String>,
         memory: Option<&SentMemory>,
     ) {
         self.remove(&id);
-        let Some(version) = version else { return };
+        let (Some(resource), Some(version)) = (resource, version) else {
+            return;
+        };
         self.next += 1;
         let kept = Kept {
             number: self.next,
-            resource: resource.into_boxed_slice(),
+            resource,
             version,
             memory: memory.map(|memory| memory.to_bytes().into()),
         };

@@ -27,6 +27,7 @@ use iomt_mapping::fhir::{
 };
 use judge::{failure, judge, record_of, search};
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -474,8 +475,7 @@ impl Saver {
                 let version = answer.version.filter(|_| resource.is_some());
                 confirm(&item, version.as_deref(), &memory, self.window, saved);
                 let id = item.identity.id.clone();
-                self.recent
-                    .keep(id, resource.unwrap_or_default(), version, Some(&memory));
+                self.recent.keep(id, resource, version, Some(&memory));
                 saved.outcomes.push((item, Outcome::Confirmed { superseded }));
                 continue;
             }
@@ -524,16 +524,16 @@ fn confirm(item: &Item, version: Option<&str>, memory: &SentMemory, window: Tick
 }
 
 /// The resource that was written, with its id; none when the server chose the id and did not tell it.
-fn with_id(entry: &Entry, told: Option<&str>) -> Option<Vec<u8>> {
-    let resource = entry.resource.as_deref()?.get();
+fn with_id(entry: &Entry, told: Option<&str>) -> Option<Arc<RawValue>> {
+    let written = entry.resource.as_ref()?;
     if !entry.path.contains('?') {
-        return Some(resource.as_bytes().to_vec());
+        return Some(Arc::clone(written));
     }
-    let mut resource: Value = serde_json::from_str(resource).ok()?;
+    let mut resource: Value = serde_json::from_str(written.get()).ok()?;
     let object = resource.as_object_mut()?;
     if let Some(id) = told {
         object.entry("id").or_insert_with(|| Value::from(id));
     }
     let has_id = object.contains_key("id");
-    has_id.then(|| resource.to_string().into_bytes())
+    to_raw_value(&resource).ok().filter(|_| has_id).map(Arc::from)
 }

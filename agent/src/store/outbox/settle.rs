@@ -85,6 +85,10 @@ impl Outbox {
                     }
                 }
                 Fate::Dead(error) => {
+                    let Some(message) = outcome.message else {
+                        again.push(place);
+                        continue;
+                    };
                     self.destination_mut(destination).dead += 1;
                     let is_message = self
                         .keys
@@ -95,9 +99,9 @@ impl Outbox {
                         match_number: (!is_message).then_some(outcome.match_number),
                         stage: "forward",
                         error,
-                        revision: pending.row.revision.unwrap_or(outcome.message.revision),
+                        revision: pending.row.revision.unwrap_or(message.revision),
                         counted: Arc::from([destination]),
-                        message: outcome.message,
+                        message,
                     });
                 }
             }

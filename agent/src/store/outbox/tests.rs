@@ -35,7 +35,7 @@ fn settled(row: u64, position: Position, fate: Fate) -> Settled {
         position,
         match_number: 0,
         fate,
-        message: stored(position),
+        message: Some(stored(position)),
     }
 }
 

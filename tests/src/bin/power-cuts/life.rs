@@ -328,7 +328,7 @@ impl<'a> Life<'a> {
                     position: stored.position,
                     match_number: 0,
                     fate,
-                    message: Arc::new(stored),
+                    message: Some(Arc::new(stored)),
                 });
             }
         }

@@ -1,7 +1,7 @@
 //! A store that has gathered for a long time: how soon the agent takes messages again, also when the file is damaged, and
 //! what the drain costs.
 
-use super::{Arguments, DRAINING_RSS, Load, Sender, Sent, Server, gateway, per_second, say_resident};
+use super::{Arguments, DRAINING_RSS, Held, Load, Sender, Sent, Server, forget_peak, gateway, per_second};
 use anyhow::{Context as _, ensure};
 use bedside_tests::measure::ProcessUse;
 use bedside_tests::real::{agent::Gateway, free_port};
@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 const BESIDE: f64 = 20.0;
 const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
-/// Gathers, starts, drains, damages; gives the agent's own memory after the drain in bytes.
-pub fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<u64> {
+/// Gathers, starts, drains, damages; gives the agent's memory in the drain.
+pub fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<Held> {
     let scratch = tempfile::tempdir_in(folder)?;
     let wanted = arguments.backlog.unwrap_or(1 << 30);
-    let delay = arguments.sync_delay_ms.unwrap_or(5);
+    let delay = arguments.sync_delay_ms.unwrap_or(match arguments.agent {
+        Some(_) => 0,
+        None => 5,
+    });
     let mut sender = Sender::start()?;
     let port = free_port();
     let of = |sender: &Sender, delay| {
@@ -34,7 +37,7 @@ pub fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<u64> {
 
     first_acknowledgement(&gateway, &mut sender, "undamaged", delay)?;
     let held = match arguments.no_drain {
-        true => 0,
+        true => Held::default(),
         false => drain(&gateway, &mut sender, port, delay, messages)?,
     };
     let file = store.join("store.db");
@@ -80,6 +83,7 @@ fn gather(
             "payload_bytes": payload_bytes,
             "messages_per_cpu_second": per_second(messages, used.cpu_seconds),
             "rss": used.rss_bytes,
+            "file": used.rss_bytes.saturating_sub(used.anonymous_bytes),
             "anonymous": used.anonymous_bytes,
             "peak_rss": used.peak_rss_bytes,
         })
@@ -126,19 +130,19 @@ fn first_acknowledgement(
     Ok(())
 }
 
-/// The server comes back, and a slow sender goes on meanwhile; gives the agent's own memory in bytes.
+/// The server comes back, and a slow sender goes on meanwhile.
 fn drain(
     gateway: &Gateway,
     sender: &mut Sender,
     port: u16,
     delay: u64,
     messages: u64,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<Held> {
     let mut agent = gateway.start();
     let pid = agent.child.id();
     sender.wait_subscribed()?;
     std::thread::sleep(Duration::from_secs(2));
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+    forget_peak(pid)?;
     let _server = Server::start(port)?;
     let (before, begin) = (ProcessUse::of(pid)?, Instant::now());
     let drained = AtomicBool::new(false);
@@ -179,13 +183,13 @@ fn drain(
             "p50_ms": sent.wait(0.5),
             "p99_ms": sent.wait(0.99),
             "rss": used.rss_bytes,
+            "file": used.rss_bytes.saturating_sub(used.anonymous_bytes),
             "anonymous": used.anonymous_bytes,
             "peak_rss": used.peak_rss_bytes,
         })
     );
     agent.kill();
-    say_resident(used.peak_rss_bytes, DRAINING_RSS);
-    Ok(used.anonymous_bytes)
+    Ok(Held::of(&used, DRAINING_RSS))
 }
 
 /// Seconds until all that had gathered is delivered.

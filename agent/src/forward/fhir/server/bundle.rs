@@ -29,7 +29,16 @@ struct BundleRequest<'a> {
 
 /// A batch of the first entries that fit into `most_bytes`, but of one at least; how many these are.
 pub fn bundle_of(entries: &[Entry], most_bytes: usize) -> (Vec<u8>, usize) {
-    let mut body = br#"{"resourceType":"Bundle","type":"batch","entry":["#.to_vec();
+    // Method, names and conditions around each entry.
+    const AROUND: usize = 96;
+    let size = |entry: &Entry| {
+        let resource = entry.resource.as_ref().map_or(0, |resource| resource.get().len());
+        resource + entry.path.len() + AROUND
+    };
+    // Without its size it would grow in steps, each held beside the one before.
+    let expected = entries.iter().map(size).sum::<usize>() + AROUND;
+    let mut body = Vec::with_capacity(expected.min(most_bytes));
+    body.extend_from_slice(br#"{"resourceType":"Bundle","type":"batch","entry":["#);
     let mut count = 0;
     for entry in entries {
         let of_entry = body_of(entry);

@@ -1,0 +1,260 @@
+//! The messages committed last, and what they became, so that the steady state reads nothing back.
+//!
+//! Both have a limit in bytes of their own. What a message becomes may be a hundred times its size (a block of a waveform is
+//! hundreds of measurements), so results leave sooner than messages: the normalizing loop makes them and the forward loops
+//! follow within a moment; whoever comes later normalizes again what is mostly still here as a message.
+
+use crate::message::{Position, StoredMessage};
+use crate::normalize::{Match, Normalized};
+use crate::telemetry::errors::ErrorRecord;
+use crate::timekeeping::device::AtReading;
+use iomt_mapping::Measurement;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes of messages that stay in memory.
+const MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of results that stay in memory.
+const RESULT_BYTES: usize = 1 << 20;
+/// A result that is larger is not kept: it would push out all others.
+const LARGE_RESULT: usize = RESULT_BYTES / 4;
+/// What an allocation costs beside its bytes.
+const ALLOCATION: usize = 2 * size_of::<usize>();
+
+/// A committed message.
+#[derive(Debug)]
+pub struct Entry {
+    /// The message.
+    pub stored: Arc<StoredMessage>,
+}
+
+impl Entry {
+    /// An entry of a message.
+    pub fn new(stored: StoredMessage) -> Rc<Entry> {
+        Rc::new(Entry {
+            stored: Arc::new(stored),
+        })
+    }
+
+    /// Bytes that the entry holds in memory, roughly.
+    fn weight(&self) -> usize {
+        self.stored.message.weight() + size_of::<StoredMessage>()
+    }
+}
+
+/// Bytes that a measurement holds in memory, roughly.
+pub fn weight_of_measurement(measurement: &Measurement) -> usize {
+    let text = |text: &str| text.len() + ALLOCATION;
+    let optional = |id: &Option<String>| id.as_deref().map_or(0, text);
+    let properties = measurement
+        .properties
+        .iter()
+        .map(|property| size_of_val(property) + text(&property.name) + text(&property.value));
+    size_of::<Measurement>()
+        + 2 * ALLOCATION
+        + text(&measurement.type_name)
+        + text(&measurement.device_id)
+        + optional(&measurement.patient_id)
+        + optional(&measurement.encounter_id)
+        + optional(&measurement.correlation_id)
+        + properties.sum::<usize>()
+}
+
+/// Bytes that a result holds in memory, roughly.
+fn weight_of(result: &Normalized) -> usize {
+    let of_error = |error: &ErrorRecord| size_of::<ErrorRecord>() + error.text.len() + 4 * ALLOCATION;
+    let clock = size_of::<AtReading>() + ALLOCATION;
+    let of_match = |found: &Match| {
+        size_of::<Match>()
+            + weight_of_measurement(&found.measurement)
+            + found.clock.as_ref().map_or(0, |_| clock)
+    };
+    size_of::<Normalized>()
+        + 3 * ALLOCATION
+        + result.matches.iter().map(of_match).sum::<usize>()
+        + result
+            .failed
+            .iter()
+            .chain(&result.unparsable)
+            .map(of_error)
+            .sum::<usize>()
+}
+
+/// The messages committed last.
+#[derive(Debug, Default)]
+pub struct Recent {
+    batches: VecDeque<(usize, Vec<Rc<Entry>>)>,
+    bytes: usize,
+    /// What they became, with its weight.
+    results: BTreeMap<Position, (usize, Rc<Normalized>)>,
+    result_bytes: usize,
+}
+
+impl Recent {
+    /// Takes in a batch; the oldest leave for it.
+    pub(super) fn push(&mut self, batch: Vec<Rc<Entry>>) {
+        let weight = batch.iter().map(|entry| entry.weight()).sum();
+        self.bytes += weight;
+        self.batches.push_back((weight, batch));
+        while self.bytes > MESSAGE_BYTES && self.batches.len() > 1 {
+            if let Some((weight, _)) = self.batches.pop_front() {
+                self.bytes -= weight;
+            }
+        }
+        let first = self.first();
+        while let Some(oldest) = self.results.first_entry()
+            && first.is_none_or(|first| *oldest.key() < first)
+        {
+            self.result_bytes -= oldest.remove().0;
+        }
+    }
+
+    fn first(&self) -> Option<Position> {
+        let (_, batch) = self.batches.front()?;
+        batch.first().map(|entry| entry.stored.position)
+    }
+
+    /// The rest of the batch that holds `from`, if it is in memory.
+    pub(super) fn from(&self, from: Position) -> Option<Vec<Rc<Entry>>> {
+        let found = self
+            .batches
+            .partition_point(|(_, batch)| batch.last().is_none_or(|entry| entry.stored.position < from));
+        let (_, batch) = self.batches.get(found)?;
+        let first = batch.first()?.stored.position;
+        if first > from {
+            return None;
+        }
+        let skipped = usize::try_from(from - first).ok()?;
+        Some(batch.get(skipped..)?.to_vec())
+    }
+
+    /// What the message at `position` became with its own packs, if that is in memory.
+    pub(super) fn result(&self, position: Position) -> Option<Rc<Normalized>> {
+        self.results.get(&position).map(|(_, result)| Rc::clone(result))
+    }
+
+    /// Keeps what a message became, if the message itself is in memory; the oldest leave for it.
+    pub(super) fn keep(&mut self, position: Position, result: &Rc<Normalized>) {
+        let weight = weight_of(result);
+        if weight > LARGE_RESULT || self.first().is_none_or(|first| position < first) {
+            return;
+        }
+        self.result_bytes += weight;
+        if let Some((before, _)) = self.results.insert(position, (weight, Rc::clone(result))) {
+            self.result_bytes -= before;
+        }
+        while self.result_bytes > RESULT_BYTES
+            && let Some((_, (weight, _))) = self.results.pop_first()
+        {
+            self.result_bytes -= weight;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
+    use crate::packs::{Pack, PackText};
+    use bytes::Bytes;
+    use iomt_mapping::{Property, Timestamp};
+
+    fn entry(position: Position, bytes: usize) -> Rc<Entry> {
+        Entry::new(StoredMessage {
+            position,
+            revision: RevisionId(1),
+            message: Message {
+                source: SourceId(1),
+                stamp: Stamp {
+                    boot: 1,
+                    monotonic_us: 0,
+                    wall: Timestamp::from_ticks(0).unwrap(),
+                    trusted: true,
+                },
+                payload: Payload(Bytes::from(vec![0; bytes])),
+                kind: PayloadKind::Whole,
+                topic: None,
+                properties: Vec::new(),
+                device_id: None,
+                possible_repeat: false,
+                record: None,
+                ack: None,
+            },
+        })
+    }
+
+    fn any_pack() -> Arc<Pack> {
+        let (pack, findings) = Pack::load(PackText {
+            name: "any".to_owned(),
+            device: r#"{"templateType": "CollectionContent", "template": []}"#.to_owned(),
+            fhir: None,
+            agent: None,
+        });
+        Arc::new(pack.unwrap_or_else(|| panic!("{findings:?}")))
+    }
+
+    fn result(pack: &Arc<Pack>, measurements: u32) -> Rc<Normalized> {
+        let one = |number| Match {
+            number,
+            pack: Arc::clone(pack),
+            measurement: Arc::new(Measurement {
+                type_name: "wave".to_owned(),
+                occurrence_time: Timestamp::from_ticks(0).unwrap(),
+                device_id: "monitor-1".to_owned(),
+                patient_id: None,
+                encounter_id: None,
+                correlation_id: None,
+                properties: vec![Property {
+                    name: "wave".to_owned(),
+                    value: "12.5".to_owned(),
+                }],
+            }),
+            hold: None,
+            clock: None,
+        };
+        Rc::new(Normalized {
+            matches: (0..measurements).map(one).collect(),
+            ..Normalized::default()
+        })
+    }
+
+    /// The bound is one of bytes, whether a message becomes one measurement or hundreds; no message leaves for results.
+    #[test]
+    fn what_messages_became_leaves_before_the_messages_do() {
+        let pack = any_pack();
+        for (measurements, most) in [(1, 2000), (250, 10)] {
+            let mut recent = Recent::default();
+            for position in 1..=200 {
+                recent.push(vec![entry(position, 1000)]);
+                recent.keep(position, &result(&pack, measurements));
+                assert!(recent.result_bytes <= RESULT_BYTES);
+            }
+            let kept = (1..=200).filter(|at| recent.result(*at).is_some()).count();
+            assert!(kept >= 3 && kept <= most.min(200), "{measurements}: {kept}");
+            assert!(recent.result(200).is_some() && recent.from(1).is_some());
+            let counted: usize = recent.results.values().map(|(weight, _)| weight).sum();
+            assert_eq!(counted, recent.result_bytes);
+        }
+    }
+
+    #[test]
+    fn results_of_messages_that_have_left_leave_with_them() {
+        let pack = any_pack();
+        let mut recent = Recent::default();
+        for position in 1..=100 {
+            recent.push(vec![entry(position, 100_000)]);
+            recent.keep(position, &result(&pack, 1));
+        }
+        assert!(recent.bytes <= MESSAGE_BYTES);
+        let here: Vec<Position> = (1..=100).filter(|at| recent.from(*at).is_some()).collect();
+        let results: Vec<Position> = recent.results.keys().copied().collect();
+        assert_eq!(here, results);
+        // What is read back from the journal is nobody's but the reader's.
+        recent.keep(1, &result(&pack, 1));
+        assert!(recent.result(1).is_none());
+        // One that is too large pushes nothing out.
+        recent.keep(100, &result(&pack, 5000));
+        assert_eq!(recent.results.len(), results.len());
+    }
+}
