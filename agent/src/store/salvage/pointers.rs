@@ -135,7 +135,7 @@ impl Pages {
 
     /// Whether these are the first roots that there are: in an auto-vacuum database roots are the first pages, without a gap. A
     /// schema that is in part of another time has a gap, or one twice.
-    pub(super) fn are_first_roots(&self, roots: &mut Vec<u32>) -> bool {
+    pub(super) fn are_first_roots(&self, roots: &mut [u32]) -> bool {
         roots.sort_unstable();
         let first = (3..=self.count()).filter(|page| !is_map(*page));
         !roots.is_empty() && roots.iter().copied().eq(first.take(roots.len()))

@@ -86,14 +86,14 @@ const SHAPES: &[(&str, &[Is])] = &[
 
 impl Is {
     fn fits(self, value: Option<&Value>) -> bool {
-        match (self, value) {
+        matches!(
+            (self, value),
             (Is::Null, Some(Value::Null))
-            | (Is::Number | Is::NumberOrNone, Some(Value::Integer(_)))
-            | (Is::Text | Is::TextOrNone, Some(Value::Text(_)))
-            | (Is::Bytes, Some(Value::Blob(_)))
-            | (Is::NumberOrNone | Is::TextOrNone, Some(Value::Null) | None) => true,
-            _ => false,
-        }
+                | (Is::Number | Is::NumberOrNone, Some(Value::Integer(_)))
+                | (Is::Text | Is::TextOrNone, Some(Value::Text(_)))
+                | (Is::Bytes, Some(Value::Blob(_)))
+                | (Is::NumberOrNone | Is::TextOrNone, Some(Value::Null) | None)
+        )
     }
 }
 

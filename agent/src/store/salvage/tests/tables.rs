@@ -315,15 +315,18 @@ fn an_entry_that_was_taken_back_does_not_come_back_with_an_older_file() {
     let mut book = store.association_book().unwrap();
     enter(&mut store, &mut book, &set("band-1", "Patient/anna", 5));
     enter(&mut store, &mut book, &set("band-1", "Patient/bert", 9));
-    let mut changes = Changes::default();
-    changes.losses = vec![Loss {
+    let loss = Loss {
         destination: None,
         source: None,
         range: None,
         count: 3,
         reason: "a reason".to_owned(),
         reading: None,
-    }];
+    };
+    let changes = Changes {
+        losses: vec![loss],
+        ..Changes::default()
+    };
     store.commit_progress(&changes, 0).unwrap();
     drop(store);
     Store::condemn_in(folder.path(), "the first").unwrap();
