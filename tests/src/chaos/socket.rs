@@ -1,6 +1,7 @@
 //! The door over a socket: HTTP/1.1, one thread per connection.
 
-use super::server::{Answer, ChaosServer, Reply, now_us};
+use super::in_process::now_us;
+use super::server::{Answer, ChaosServer, Reply};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
