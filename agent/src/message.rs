@@ -128,6 +128,22 @@ pub struct StoredMessage {
 }
 
 impl Message {
+    /// A whole payload, and nothing around it: no topic, no properties, no device id, nobody to acknowledge it to.
+    pub fn new(source: SourceId, stamp: Stamp, payload: impl Into<Bytes>) -> Message {
+        Message {
+            source,
+            stamp,
+            payload: Payload(payload.into()),
+            kind: PayloadKind::Whole,
+            topic: None,
+            properties: Vec::new(),
+            device_id: None,
+            possible_repeat: false,
+            record: None,
+            ack: None,
+        }
+    }
+
     /// Bytes that the message holds in memory, roughly.
     pub fn weight(&self) -> usize {
         let properties: usize = self.properties.iter().map(|(k, v)| k.len() + v.len() + 48).sum();

@@ -14,6 +14,7 @@ pub mod conformance;
 pub mod event_hub_endpoint;
 pub mod fhir_server;
 pub mod fleet;
+pub mod flood;
 pub mod measure;
 pub mod real;
 pub mod samples;

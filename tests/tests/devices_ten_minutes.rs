@@ -5,26 +5,23 @@
 //! Two comparisons, value by value: the journal with the patient whom the devices show, and the FHIR server with the journal.
 //! The bytes of a pulled cable and what was not committed at the kill never became messages; nothing else may be missing.
 
-use bedside_agent::agent::{StartedSource, Stopping, Surroundings, run};
-use bedside_agent::config::{Config, DestinationConfig, SourceConfig, SourceKind};
+use bedside_agent::agent::{Simulated, Stopping, run};
+use bedside_agent::config::{Config, SourceConfig, SourceKind};
 use bedside_agent::demo::fhir_server::FhirServer;
 use bedside_agent::forward::http::Http;
 use bedside_agent::ingest::SourceContext;
 use bedside_agent::ingest::serial::drivers::PortSettings;
 use bedside_agent::ingest::serial::port_name::PortName;
 use bedside_agent::ingest::serial::{self, Line, Ports, SimulatedLine, Waiting};
-use bedside_agent::packs::Notice;
 use bedside_agent::simulate::physiology::Physiology;
 use bedside_agent::telemetry::errors::ErrorRecord;
 use bedside_agent::telemetry::status::Summary;
-use bedside_agent::worker::Worker;
 use bedside_agent::{clock, random};
 use bedside_tests::cables::{Cable, Heard, compare, expected, held, instant, journal, pack_of, packs};
 use embassy_time::{Duration, Instant, Timer};
 use iomt_mapping::Timestamp;
 use serde_json::json;
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::io::DuplexStream;
@@ -93,38 +90,12 @@ impl Ports for Cables {
     }
 }
 
-struct Simulated {
-    server: FhirServer,
-    cables: Cables,
-}
-
-impl Surroundings for Simulated {
-    fn store_worker(&self) -> io::Result<Worker> {
-        Ok(Worker::inline())
-    }
-
-    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
-        Ok((Worker::inline(), Notice::Poll))
-    }
-
-    fn http(&self, _: &DestinationConfig) -> io::Result<(Http, Http)> {
-        let http = Http {
-            worker: Worker::inline(),
-            client: self.server.client(),
-        };
-        Ok((http.clone(), http))
-    }
-
-    fn start_source(
-        &self,
-        config: &SourceConfig,
-        context: SourceContext,
-    ) -> Result<StartedSource, ErrorRecord> {
-        match &config.kind {
-            SourceKind::Serial(serial) => serial::start_on(serial, context, Rc::new(self.cables.clone())),
-            SourceKind::Mqtt(_) => unreachable!("all sources are serial"),
-        }
-    }
+fn surroundings(server: FhirServer, cables: Cables) -> Simulated {
+    let source = move |config: &SourceConfig, context: SourceContext| match &config.kind {
+        SourceKind::Serial(serial) => serial::start_on(serial, context, Rc::new(cables.clone())),
+        SourceKind::Mqtt(_) => unreachable!("all sources are serial"),
+    };
+    Simulated::new(source).with_http(move |_| Http::inline(server.client()))
 }
 
 fn configuration(folder: &Path) -> Config {
@@ -175,10 +146,7 @@ fn life(
     killed: bool,
 ) -> Option<Summary> {
     let config = configuration(folder);
-    let surroundings = Simulated {
-        server: server.clone(),
-        cables: cables.clone(),
-    };
+    let surroundings = surroundings(server.clone(), cables.clone());
     let begin = Timestamp::from_ticks(BEGIN_TICKS + i64::try_from(from).unwrap() * 10_000_000).unwrap();
     let cables = cables.clone();
     clock::simulate(begin, async move {

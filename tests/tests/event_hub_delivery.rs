@@ -4,7 +4,7 @@
 use bedside_agent::config::{ClockTrust, Config, DestinationKind, EventHubConfig, check_text};
 use bedside_agent::forward::event_hub::{EventHubDestination, http_of, sas_token};
 use bedside_agent::forward::{Fate, Link, MessageDelivery, Origin, RawMessage};
-use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
+use bedside_agent::message::{Message, RevisionId, SourceId, Stamp, StoredMessage};
 use bedside_tests::event_hub_endpoint::{EventHubEndpoint, Fault, Settings};
 use iomt_mapping::Timestamp;
 use std::collections::BTreeMap;
@@ -41,23 +41,18 @@ fn messages(positions: std::ops::Range<u64>, length: usize) -> Vec<RawMessage> {
                 position,
                 revision: RevisionId(1),
                 message: Message {
-                    source: SourceId(1),
-                    stamp: Stamp {
-                        boot: 1,
-                        monotonic_us: position,
-                        wall: Timestamp::from_ticks(i64::try_from(now).unwrap() * 10_000_000).unwrap(),
-                        trusted: true,
-                    },
-                    payload: Payload(
-                        format!("{{\"n\":{position},\"x\":\"{}\"}}", "ä\"".repeat(length)).into(),
-                    ),
-                    kind: PayloadKind::Whole,
                     topic: Some("wearables/band/telemetry".into()),
-                    properties: Vec::new(),
                     device_id: Some("band-1".into()),
-                    possible_repeat: false,
-                    record: None,
-                    ack: None,
+                    ..Message::new(
+                        SourceId(1),
+                        Stamp {
+                            boot: 1,
+                            monotonic_us: position,
+                            wall: Timestamp::from_ticks(i64::try_from(now).unwrap() * 10_000_000).unwrap(),
+                            trusted: true,
+                        },
+                        format!("{{\"n\":{position},\"x\":\"{}\"}}", "ä\"".repeat(length)),
+                    )
                 },
             }),
             source: "ward".into(),

@@ -5,7 +5,7 @@ use bedside_agent::config::{ClockTrust, DeviceClock, FhirConfig, TlsConfig};
 use bedside_agent::forward::fhir::FhirDestination;
 use bedside_agent::forward::http::Http;
 use bedside_agent::forward::{Fate, Group, GroupReading};
-use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
+use bedside_agent::message::{Message, RevisionId, SourceId, Stamp, StoredMessage};
 use bedside_agent::normalize::{group_key, normalize};
 use bedside_agent::packs::{Pack, PackSet, PackText};
 use bedside_agent::timekeeping::device::{Clocks, Rules};
@@ -41,23 +41,16 @@ fn group(packs: &PackSet, payload: &Value) -> Group {
     let stored = StoredMessage {
         position: 1,
         revision: RevisionId(1),
-        message: Message {
-            source: SourceId(1),
-            stamp: Stamp {
+        message: Message::new(
+            SourceId(1),
+            Stamp {
                 boot: 1,
                 monotonic_us: 1,
                 wall: Timestamp::from_ticks(NOON).expect("in range"),
                 trusted: true,
             },
-            payload: Payload(payload.to_string().into()),
-            kind: PayloadKind::Whole,
-            topic: None,
-            properties: Vec::new(),
-            device_id: None,
-            possible_repeat: false,
-            record: None,
-            ack: None,
-        },
+            payload.to_string(),
+        ),
     };
     let normalized = normalize(&stored, packs, &[], &Clocks::default());
     let found = normalized.matches.first().expect("it matches");

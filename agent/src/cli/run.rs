@@ -1,12 +1,7 @@
 //! `bedside-agent run`: the service.
 
-use crate::agent::{self, Door, RealSurroundings, StartedSource, Stopping, Surroundings, Waiting};
-use crate::config::{self, DestinationConfig, SourceConfig};
-use crate::forward::http::Http;
-use crate::ingest::SourceContext;
-use crate::packs::Notice;
-use crate::telemetry::errors::ErrorRecord;
-use crate::worker::Worker;
+use crate::agent::{self, Door, Stopping, Surroundings, Waiting};
+use crate::config;
 use anyhow::Context;
 use embassy_time::Timer;
 use std::path::PathBuf;
@@ -28,7 +23,7 @@ const STUCK_US: u64 = 60_000_000;
 )]
 pub struct Run {
     /// The configuration file.
-    #[arg(long, default_value = "/etc/bedside-agent/agent.toml", value_name = "FILE")]
+    #[arg(long, default_value = super::DEFAULT_CONFIG, value_name = "FILE")]
     config: PathBuf,
 }
 
@@ -79,22 +74,6 @@ struct Service {
 }
 
 impl Surroundings for Service {
-    fn store_worker(&self) -> std::io::Result<Worker> {
-        RealSurroundings.store_worker()
-    }
-
-    fn salvage_reader(&self) -> std::io::Result<Worker> {
-        RealSurroundings.salvage_reader()
-    }
-
-    fn pack_reader(&self) -> std::io::Result<(Worker, Notice)> {
-        RealSurroundings.pack_reader()
-    }
-
-    fn http(&self, destination: &DestinationConfig) -> std::io::Result<(Http, Http)> {
-        RealSurroundings.http(destination)
-    }
-
     fn store_waits(&self, waiting: &Rc<Waiting>) {
         let (door, waiting) = (Rc::clone(&self.door), Rc::clone(waiting));
         tokio::task::spawn_local(async move {
@@ -112,14 +91,6 @@ impl Surroundings for Service {
             })
             .await;
         });
-    }
-
-    fn start_source(
-        &self,
-        config: &SourceConfig,
-        context: SourceContext,
-    ) -> Result<StartedSource, ErrorRecord> {
-        RealSurroundings.start_source(config, context)
     }
 }
 

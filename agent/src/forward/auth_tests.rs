@@ -1,7 +1,6 @@
 use super::*;
 use crate::forward::http::{HttpClient, HttpResponse};
 use crate::message::Payload;
-use crate::worker::Worker;
 use iomt_mapping::Timestamp;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -35,10 +34,7 @@ pub(super) fn endpoint(answers: &[(u16, &str)]) -> (Arc<Endpoint>, Http) {
             headers: Vec::new(),
             body: Payload((*body).to_owned().into()),
         }));
-    let http = Http {
-        worker: Worker::inline(),
-        client: Arc::clone(&endpoint) as Arc<dyn HttpClient>,
-    };
+    let http = Http::inline(Arc::clone(&endpoint) as Arc<dyn HttpClient>);
     (endpoint, http)
 }
 

@@ -244,6 +244,14 @@ impl Http {
         })
     }
 
+    /// A client whose requests run on the caller's thread, for simulation.
+    pub fn inline(client: Arc<dyn HttpClient>) -> Http {
+        Http {
+            worker: Worker::inline(),
+            client,
+        }
+    }
+
     /// Sends the request on a thread of the worker.
     ///
     /// # Errors

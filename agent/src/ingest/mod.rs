@@ -14,6 +14,8 @@ mod supervise;
 use crate::config::ClockTrust;
 use crate::message::{AckToken, Message, SourceId};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType, Operation, Repair};
+use bytes::Bytes;
+use stamp::Stamper;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -75,6 +77,23 @@ pub struct SourceContext {
     pub status: Arc<SourceStatus>,
     /// What the agent has to write down.
     pub events: tokio::sync::mpsc::UnboundedSender<SourceEvent>,
+}
+
+impl SourceContext {
+    /// What the intake knows of a source whose sender does not wait for acknowledgements.
+    pub fn handle(&self) -> SourceHandle {
+        SourceHandle {
+            id: self.id,
+            name: Arc::clone(&self.name),
+            acknowledger: None,
+            window: 0,
+        }
+    }
+
+    /// A message that comes now.
+    pub fn message(&self, payload: impl Into<Bytes>) -> Message {
+        Message::new(self.id, Stamper::new(self.boot, self.trust).stamp(), payload)
+    }
 }
 
 /// What a source tells the agent beside messages.

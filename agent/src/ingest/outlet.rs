@@ -126,29 +126,22 @@ impl Outlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Payload, PayloadKind, SourceId, Stamp};
+    use crate::message::{SourceId, Stamp};
     use embassy_time::Timer;
     use iomt_mapping::Timestamp;
     use tokio::sync::mpsc;
 
     fn message(number: u8) -> Message {
-        Message {
-            source: SourceId(1),
-            stamp: Stamp {
+        Message::new(
+            SourceId(1),
+            Stamp {
                 boot: 1,
                 monotonic_us: 0,
                 wall: Timestamp::MIN,
                 trusted: false,
             },
-            payload: Payload(bytes::Bytes::from(vec![number])),
-            kind: PayloadKind::Whole,
-            topic: None,
-            properties: Vec::new(),
-            device_id: None,
-            possible_repeat: false,
-            record: None,
-            ack: None,
-        }
+            bytes::Bytes::from(vec![number]),
+        )
     }
 
     fn run<T>(future: impl Future<Output = T>) -> T {

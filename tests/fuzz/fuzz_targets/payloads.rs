@@ -9,7 +9,7 @@
 use bedside_agent::config::MqttConfig;
 use bedside_agent::ingest::payload::annotate::Annotator;
 use bedside_agent::ingest::payload::{Memory, decode};
-use bedside_agent::message::{Message, Payload, PayloadKind, SourceId, Stamp};
+use bedside_agent::message::{Message, SourceId, Stamp};
 use bytes::Bytes;
 use iomt_mapping::Timestamp;
 use libfuzzer_sys::fuzz_target;
@@ -42,21 +42,17 @@ const LARGEST: usize = 1 << 20;
 
 fn message(topic: &str, payload: &[u8]) -> Message {
     Message {
-        source: SourceId(1),
-        stamp: Stamp {
-            boot: 1,
-            monotonic_us: 0,
-            wall: Timestamp::MIN,
-            trusted: false,
-        },
-        payload: Payload(Bytes::copy_from_slice(payload)),
-        kind: PayloadKind::Whole,
         topic: Some(topic.into()),
-        properties: Vec::new(),
-        device_id: None,
-        possible_repeat: false,
-        record: None,
-        ack: None,
+        ..Message::new(
+            SourceId(1),
+            Stamp {
+                boot: 1,
+                monotonic_us: 0,
+                wall: Timestamp::MIN,
+                trusted: false,
+            },
+            Bytes::copy_from_slice(payload),
+        )
     }
 }
 

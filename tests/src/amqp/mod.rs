@@ -8,7 +8,7 @@ use crate::real::root;
 use bedside_agent::config::{ClockTrust, Config, DestinationKind, EventHubConfig, check_text};
 use bedside_agent::forward::event_hub::{EventHubDestination, http_of};
 use bedside_agent::forward::{Fate, Link, MessageDelivery, Origin, RawMessage};
-use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
+use bedside_agent::message::{Message, RevisionId, SourceId, Stamp, StoredMessage};
 use iomt_mapping::Timestamp;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -119,23 +119,19 @@ pub fn message(position: u64, length: usize) -> RawMessage {
             position,
             revision: RevisionId(1),
             message: Message {
-                source: SourceId(1),
-                stamp: Stamp {
-                    boot: 1,
-                    monotonic_us: position,
-                    wall: Timestamp::from_ticks(wall).expect("a time"),
-                    trusted: true,
-                },
-                payload: Payload(
-                    format!("{{\"n\":{position},\"x\":\"{}\"}}", "ä\"".repeat(length / 3)).into(),
-                ),
-                kind: PayloadKind::Whole,
                 topic: Some("wearables/band/telemetry".into()),
                 properties: vec![("unit".to_owned(), "/min".to_owned())],
                 device_id: Some(format!("band-{}", position % 3).into()),
-                possible_repeat: false,
-                record: None,
-                ack: None,
+                ..Message::new(
+                    SourceId(1),
+                    Stamp {
+                        boot: 1,
+                        monotonic_us: position,
+                        wall: Timestamp::from_ticks(wall).expect("a time"),
+                        trusted: true,
+                    },
+                    format!("{{\"n\":{position},\"x\":\"{}\"}}", "ä\"".repeat(length / 3)),
+                )
             },
         }),
         source: "ward".into(),

@@ -6,23 +6,15 @@
 )]
 
 use anyhow::{Context, bail, ensure};
-use bedside_agent::agent::{self, RealSurroundings, StartedSource, Stopping, Surroundings};
-use bedside_agent::clock;
-use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
-use bedside_agent::forward::http::Http;
-use bedside_agent::ingest::{SourceContext, SourceHandle};
-use bedside_agent::message::{Message, Payload, PayloadKind, Stamp};
-use bedside_agent::packs::Notice;
-use bedside_agent::telemetry::errors::ErrorRecord;
-use bedside_agent::worker::Worker;
+use bedside_agent::config::Config;
+use bedside_agent::ingest::SourceContext;
+use bedside_agent::message::Message;
 use bedside_tests::event_hub_endpoint::{EventHubEndpoint, Fault, Settings};
 use bedside_tests::real::root;
-use bedside_tests::slow_line;
+use bedside_tests::{flood, slow_line};
 use serde_json::json;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 struct Arguments {
     events: u64,
@@ -65,46 +57,6 @@ fn arguments() -> anyhow::Result<Arguments> {
     Ok(parsed)
 }
 
-/// The surroundings of the service, but for a source that hands over messages as fast as they are taken.
-struct Flood {
-    messages: u64,
-}
-
-impl Surroundings for Flood {
-    fn store_worker(&self) -> io::Result<Worker> {
-        RealSurroundings.store_worker()
-    }
-
-    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
-        RealSurroundings.pack_reader()
-    }
-
-    fn http(&self, destination: &DestinationConfig) -> io::Result<(Http, Http)> {
-        RealSurroundings.http(destination)
-    }
-
-    fn start_source(&self, _: &SourceConfig, context: SourceContext) -> Result<StartedSource, ErrorRecord> {
-        let handle = SourceHandle {
-            id: context.id,
-            name: context.name.clone(),
-            acknowledger: None,
-            window: 0,
-        };
-        let messages = self.messages;
-        Ok((
-            handle,
-            Box::pin(async move {
-                for number in 0..messages {
-                    if context.sender.send(message(number, &context)).await.is_err() {
-                        return;
-                    }
-                }
-                context.sender.closed().await;
-            }),
-        ))
-    }
-}
-
 /// About 300 bytes of a wearable, ten devices in turn.
 fn message(number: u64, context: &SourceContext) -> Message {
     let device = number % 10;
@@ -118,21 +70,9 @@ fn message(number: u64, context: &SourceContext) -> Message {
         number * 3,
     );
     Message {
-        source: context.id,
-        stamp: Stamp {
-            boot: context.boot,
-            monotonic_us: clock::monotonic_us(),
-            wall: clock::wall(),
-            trusted: true,
-        },
-        payload: Payload(text.into()),
-        kind: PayloadKind::Whole,
         topic: Some(format!("wearables/band-{device}/telemetry").into()),
-        properties: Vec::new(),
         device_id: Some(format!("band-{device}").into()),
-        possible_repeat: false,
-        record: None,
-        ack: None,
+        ..context.message(text)
     }
 }
 
@@ -155,41 +95,6 @@ fn config(
     Ok(toml::from_str(&text)?)
 }
 
-/// Runs the agent until `enough` says so.
-fn run(config: Config, messages: u64, mut enough: impl FnMut(u64) -> bool + 'static) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    runtime.block_on(local.run_until(async move {
-        let (stop, stopped) = watch::channel(false);
-        let (started, agent) = tokio::sync::oneshot::channel();
-        let watching = tokio::task::spawn_local(async move {
-            let agent: std::rc::Rc<agent::Agent> = agent.await?;
-            let mut idle = 0;
-            let mut unsent = u64::MAX;
-            while idle < 600_000 {
-                if enough(agent.unsent()) {
-                    stop.send_replace(true);
-                    return Ok(());
-                }
-                let now = agent.unsent();
-                idle = if now == unsent { idle + 10 } else { 0 };
-                unsent = now;
-                embassy_time::Timer::after_millis(10).await;
-            }
-            stop.send_replace(true);
-            bail!("nothing moves any more: {unsent} left")
-        });
-        let surroundings = Flood { messages };
-        agent::run(config, &surroundings, Stopping::default(), stopped, |agent| {
-            drop(started.send(agent));
-        })
-        .await?;
-        watching.await?
-    }))
-}
-
 fn main() -> anyhow::Result<()> {
     let arguments = arguments()?;
     let scratch = tempfile::tempdir_in(&arguments.folder)?;
@@ -208,18 +113,13 @@ fn main() -> anyhow::Result<()> {
     let events = arguments.events;
 
     endpoint.set_fault(Some(Fault::Down));
-    run(
-        config(folder, &endpoint, &line, &arguments)?,
-        events,
-        move |unsent| unsent >= events,
-    )?;
+    let config = || config(folder, &endpoint, &line, &arguments);
+    flood::run(config()?, events, message, move |agent| agent.unsent() >= events)?;
 
     endpoint.set_fault(None);
     let begin = Instant::now();
     let (before, connections) = (endpoint.requests(), endpoint.connections());
-    run(config(folder, &endpoint, &line, &arguments)?, 0, |unsent| {
-        unsent == 0
-    })?;
+    flood::run(config()?, 0, message, |agent| agent.unsent() == 0)?;
     ensure!(
         endpoint.refusals().is_empty(),
         "the endpoint refused: {:?}",

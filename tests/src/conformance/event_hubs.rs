@@ -4,8 +4,7 @@ use bedside_agent::config::{AuthConfig, ClockTrust, Envelope, EventHubConfig, Se
 use bedside_agent::forward::event_hub::{EventHubDestination, sas_token};
 use bedside_agent::forward::http::{Http, HttpClient, HttpError, HttpRequest, HttpResponse};
 use bedside_agent::forward::{Fate, Origin, RawMessage};
-use bedside_agent::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp, StoredMessage};
-use bedside_agent::worker::Worker;
+use bedside_agent::message::{Message, Payload, RevisionId, SourceId, Stamp, StoredMessage};
 use iomt_mapping::Timestamp;
 use iomt_mapping::timestamp::read_timestamp;
 use serde_json::{Value, json};
@@ -80,10 +79,7 @@ fn sent(
     };
     change(&mut config);
     let recorder = Arc::new(Recorder::default());
-    let http = Http {
-        worker: Worker::inline(),
-        client: Arc::clone(&recorder) as Arc<dyn HttpClient>,
-    };
+    let http = Http::inline(Arc::clone(&recorder) as Arc<dyn HttpClient>);
     let origin = Origin {
         gateway: "bed-12".into(),
         store: "s1".into(),
@@ -99,21 +95,18 @@ fn sent(
                 position,
                 revision: RevisionId(1),
                 message: Message {
-                    source: SourceId(1),
-                    stamp: Stamp {
-                        boot: 1,
-                        monotonic_us: position,
-                        wall: received,
-                        trusted: true,
-                    },
-                    payload: Payload(payload.clone().into()),
-                    kind: PayloadKind::Whole,
-                    topic: None,
                     properties: properties.clone(),
                     device_id: Some("sampleDeviceId".into()),
-                    possible_repeat: false,
-                    record: None,
-                    ack: None,
+                    ..Message::new(
+                        SourceId(1),
+                        Stamp {
+                            boot: 1,
+                            monotonic_us: position,
+                            wall: received,
+                            trusted: true,
+                        },
+                        payload.clone(),
+                    )
                 },
             }),
             source: "ward".into(),

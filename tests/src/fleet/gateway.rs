@@ -3,18 +3,14 @@
 use super::Hub;
 use crate::event_hub_endpoint::Settings;
 use anyhow::Context;
-use bedside_agent::agent::{self, Agent, StartedSource, Stopping, Surroundings};
+use bedside_agent::agent::{self, Agent, Simulated, Stopping};
 use bedside_agent::clock;
-use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
+use bedside_agent::config::Config;
 use bedside_agent::forward::http::Http;
-use bedside_agent::ingest::{SourceContext, SourceHandle};
-use bedside_agent::message::{Message, Payload, PayloadKind, Stamp};
-use bedside_agent::packs::Notice;
-use bedside_agent::telemetry::errors::ErrorRecord;
-use bedside_agent::worker::Worker;
+use bedside_agent::ingest::SourceContext;
+use bedside_agent::message::Message;
 use embassy_time::Timer;
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,56 +41,26 @@ pub struct Plan {
     pub disk: PathBuf,
 }
 
-struct Double {
-    hub: Arc<Hub>,
-    number: u64,
-    plan: Plan,
-    sent: Rc<Cell<u64>>,
-}
-
-impl Surroundings for Double {
-    fn store_worker(&self) -> io::Result<Worker> {
-        Ok(Worker::inline())
-    }
-
-    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
-        Ok((Worker::inline(), Notice::Poll))
-    }
-
-    fn http(&self, _: &DestinationConfig) -> io::Result<(Http, Http)> {
-        let http = Http {
-            worker: Worker::inline(),
-            client: Arc::clone(&self.hub) as _,
-        };
-        Ok((http.clone(), http))
-    }
-
-    fn start_source(&self, _: &SourceConfig, context: SourceContext) -> Result<StartedSource, ErrorRecord> {
-        let handle = SourceHandle {
-            id: context.id,
-            name: context.name.clone(),
-            acknowledger: None,
-            window: 0,
-        };
-        let sent = Rc::clone(&self.sent);
-        let messages = (self.plan.before + self.plan.outage + self.plan.after) / INTERVAL;
-        // The phases fill the interval evenly; neighbours in number are not neighbours in time.
-        let phase = (self.number * 7919 % self.plan.gateways) * INTERVAL * 1_000_000 / self.plan.gateways;
-        Ok((
-            handle,
-            Box::pin(async move {
-                Timer::after_micros(phase).await;
-                for number in 0..messages {
-                    if context.sender.send(message(number, &context)).await.is_err() {
-                        return;
-                    }
-                    sent.set(sent.get() + 1);
-                    Timer::after_secs(INTERVAL).await;
+/// The hub, and the messages of gateway `number`, counted in `sent`.
+fn surroundings(hub: Arc<Hub>, number: u64, plan: &Plan, sent: Rc<Cell<u64>>) -> Simulated {
+    let messages = (plan.before + plan.outage + plan.after) / INTERVAL;
+    // The phases fill the interval evenly; neighbours in number are not neighbours in time.
+    let phase = (number * 7919 % plan.gateways) * INTERVAL * 1_000_000 / plan.gateways;
+    let sending = move |context: SourceContext| {
+        let sent = Rc::clone(&sent);
+        async move {
+            Timer::after_micros(phase).await;
+            for number in 0..messages {
+                if context.sender.send(message(number, &context)).await.is_err() {
+                    return;
                 }
-                context.sender.closed().await;
-            }),
-        ))
-    }
+                sent.set(sent.get() + 1);
+                Timer::after_secs(INTERVAL).await;
+            }
+            context.sender.closed().await;
+        }
+    };
+    Simulated::sending(sending).with_http(move |_| Http::inline(Arc::clone(&hub) as _))
 }
 
 fn message(number: u64, context: &SourceContext) -> Message {
@@ -106,21 +72,9 @@ fn message(number: u64, context: &SourceContext) -> Message {
         90 + number % 10,
     );
     Message {
-        source: context.id,
-        stamp: Stamp {
-            boot: context.boot,
-            monotonic_us: clock::monotonic_us(),
-            wall: clock::wall(),
-            trusted: true,
-        },
-        payload: Payload(text.into()),
-        kind: PayloadKind::Whole,
         topic: Some("wearables/band/telemetry".into()),
-        properties: Vec::new(),
         device_id: Some("band".into()),
-        possible_repeat: false,
-        record: None,
-        ack: None,
+        ..context.message(text)
     }
 }
 
@@ -173,12 +127,7 @@ pub async fn run(plan: Plan) -> anyhow::Result<(Arc<Hub>, u64, Option<u64>)> {
         let place = if number < 10 { &plan.disk } else { &plan.memory };
         let folder = place.join(format!("gateway-{number}"));
         let config = config(number, &folder, &packs, &settings, &key)?;
-        let double = Double {
-            hub: Arc::clone(&hub),
-            number,
-            plan: plan.clone(),
-            sent: Rc::clone(&sent),
-        };
+        let double = surroundings(Arc::clone(&hub), number, &plan, Rc::clone(&sent));
         let (stopped, agents) = (stopped.clone(), Rc::clone(&agents));
         running.push(spawn_local(async move {
             agent::run(config, &double, Stopping::default(), stopped, |agent| {

@@ -4,7 +4,6 @@
 use crate::forward::http::{Http, HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, Method};
 use crate::message::Payload;
 use crate::random;
-use crate::worker::Worker;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -76,10 +75,7 @@ impl Double {
         for resource in resources {
             double.state().put(resource.clone());
         }
-        let http = Http {
-            worker: Worker::inline(),
-            client: Arc::clone(&double) as Arc<dyn HttpClient>,
-        };
+        let http = Http::inline(Arc::clone(&double) as Arc<dyn HttpClient>);
         (double, http)
     }
 

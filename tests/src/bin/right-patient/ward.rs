@@ -4,25 +4,21 @@ use crate::schedule::{
     DAY, DEVICES, Event, HOUR, PATIENTS, Reading, Resolution, Restart, Schedule, device, start, text,
 };
 use anyhow::bail;
-use bedside_agent::agent::{self, Agent, StartedSource, Stopping, Surroundings, associate_in_store};
+use bedside_agent::agent::{self, Agent, Simulated, Stopping, associate_in_store};
 use bedside_agent::associations::Command;
-use bedside_agent::config::{Config, DestinationConfig, SourceConfig};
+use bedside_agent::config::Config;
 use bedside_agent::demo::fhir_server::{Fault, FhirServer};
 use bedside_agent::forward::http::Http;
-use bedside_agent::ingest::{Acknowledger, SourceContext, SourceHandle};
-use bedside_agent::message::{AckToken, Message, Payload, PayloadKind, Stamp};
-use bedside_agent::packs::Notice;
+use bedside_agent::ingest::{Acknowledger, SourceContext, SourceHandle, SourceLoop};
+use bedside_agent::message::{AckToken, Message};
 use bedside_agent::store::Store;
-use bedside_agent::telemetry::errors::ErrorRecord;
 use bedside_agent::telemetry::status::Summary;
-use bedside_agent::worker::Worker;
 use bedside_agent::{clock, random};
 use embassy_time::Timer;
 use iomt_mapping::Timestamp;
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,45 +65,18 @@ impl Acknowledger for Acknowledged {
 
 type Unsent = Rc<RefCell<Wearables>>;
 
-struct Ward {
-    server: FhirServer,
-    unsent: Unsent,
-    visits: bool,
-    truth: Rc<Schedule>,
-}
-
-impl Surroundings for Ward {
-    fn store_worker(&self) -> io::Result<Worker> {
-        Ok(Worker::inline())
-    }
-
-    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
-        Ok((Worker::inline(), Notice::Poll))
-    }
-
-    fn http(&self, _: &DestinationConfig) -> io::Result<(Http, Http)> {
-        let http = Http {
-            worker: Worker::inline(),
-            client: self.server.client(),
-        };
-        Ok((http.clone(), http))
-    }
-
-    fn start_source(&self, _: &SourceConfig, context: SourceContext) -> Result<StartedSource, ErrorRecord> {
+/// The server, and the wearables, which name visits where `visits` knows them.
+fn surroundings(server: FhirServer, unsent: Unsent, visits: Option<Rc<Schedule>>) -> Simulated {
+    let source = move |_: &_, context: SourceContext| {
+        let acknowledged = Arc::clone(&unsent.borrow().acknowledged);
         let handle = SourceHandle {
-            id: context.id,
-            name: context.name.clone(),
-            acknowledger: Some(Arc::new(Acknowledged(Arc::clone(
-                &self.unsent.borrow().acknowledged,
-            )))),
-            window: 0,
+            acknowledger: Some(Arc::new(Acknowledged(acknowledged))),
+            ..context.handle()
         };
-        let visits = self.visits.then(|| Rc::clone(&self.truth));
-        Ok((
-            handle,
-            Box::pin(wearables(context, Rc::clone(&self.unsent), visits)),
-        ))
-    }
+        let wearables = wearables(context, Rc::clone(&unsent), visits.clone());
+        Ok((handle, Box::pin(wearables) as SourceLoop))
+    };
+    Simulated::new(source).with_http(move |_| Http::inline(server.client()))
 }
 
 /// Sends every reading at its time, or as soon as somebody listens.
@@ -130,25 +99,12 @@ async fn wearables(context: SourceContext, unsent: Unsent, visits: Option<Rc<Sch
         }
         unsent.borrow_mut().sent.push_back(reading);
         let message = Message {
-            source: context.id,
-            stamp: Stamp {
-                boot: context.boot,
-                monotonic_us: clock::monotonic_us(),
-                wall: clock::wall(),
-                trusted: clock::is_trusted(context.trust),
-            },
-            payload: Payload(body.to_string().into()),
-            kind: PayloadKind::Whole,
-            topic: None,
-            properties: Vec::new(),
-            device_id: None,
-            possible_repeat: false,
-            record: None,
             ack: Some(AckToken {
                 epoch: 1,
                 packet_id: 0,
                 session: 0,
             }),
+            ..context.message(body.to_string())
         };
         if context.sender.send(message).await.is_err() {
             return;
@@ -254,12 +210,12 @@ pub fn play(schedule: &Rc<Schedule>, folder: &Path, seed: u64) -> anyhow::Result
             unsent: schedule.readings.iter().cloned().collect(),
             ..Wearables::default()
         }));
-        let ward = Ward {
-            server: server.clone(),
-            unsent: Rc::clone(&wearables),
-            visits: schedule.resolution == Resolution::LookupWithEncounter,
-            truth: Rc::clone(&schedule),
-        };
+        let visits = schedule.resolution == Resolution::LookupWithEncounter;
+        let ward = surroundings(
+            server.clone(),
+            Rc::clone(&wearables),
+            visits.then(|| Rc::clone(&schedule)),
+        );
         let end = start() + DAY + 8 * HOUR;
         let last = Restart {
             ends: end,

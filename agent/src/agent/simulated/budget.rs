@@ -2,72 +2,17 @@
 //! may, `status` shows it, and no message is refused for it.
 
 use super::*;
-use crate::config::DestinationConfig;
-use crate::forward::http::Http;
-use crate::ingest::{SourceHandle, SourceLoop};
-use crate::message::{Payload, PayloadKind, Stamp};
-use crate::packs::Notice;
-use crate::telemetry::errors::ErrorRecord;
 use crate::telemetry::status::Status;
-use crate::worker::Worker;
-use iomt_mapping::Timestamp;
-use std::io;
 
 const SECONDS: u64 = 45 * 60;
 const PER_SECOND: u64 = 10;
 /// Between two looks at the status.
 const LOOK_SECONDS: u64 = 300;
 
-struct Line;
-
-impl Surroundings for Line {
-    fn store_worker(&self) -> io::Result<Worker> {
-        Ok(Worker::inline())
-    }
-
-    fn pack_reader(&self) -> io::Result<(Worker, Notice)> {
-        Ok((Worker::inline(), Notice::Poll))
-    }
-
-    fn http(&self, _: &DestinationConfig) -> io::Result<(Http, Http)> {
-        Err(io::Error::other("there is no destination"))
-    }
-
-    fn start_source(
-        &self,
-        _: &SourceConfig,
-        context: SourceContext,
-    ) -> Result<(SourceHandle, SourceLoop), ErrorRecord> {
-        let handle = SourceHandle {
-            id: context.id,
-            name: context.name.clone(),
-            acknowledger: None,
-            window: 0,
-        };
-        Ok((handle, Box::pin(readings(context))))
-    }
-}
-
 async fn readings(context: SourceContext) {
     for number in 0..SECONDS * PER_SECOND {
-        let message = Message {
-            source: context.id,
-            stamp: Stamp {
-                boot: context.boot,
-                monotonic_us: clock::monotonic_us(),
-                wall: clock::wall(),
-                trusted: true,
-            },
-            payload: Payload(format!(r#"{{"number":{number},"value":{}}}"#, number * 7 % 90).into()),
-            kind: PayloadKind::Whole,
-            topic: None,
-            properties: Vec::new(),
-            device_id: None,
-            possible_repeat: false,
-            record: None,
-            ack: None,
-        };
-        if context.sender.send(message).await.is_err() {
+        let text = format!(r#"{{"number":{number},"value":{}}}"#, number * 7 % 90);
+        if context.sender.send(context.message(text)).await.is_err() {
             return;
         }
         Timer::after_micros(1_000_000 / PER_SECOND).await;
@@ -78,20 +23,15 @@ async fn readings(context: SourceContext) {
 /// What `status` says every five minutes, and how many messages were taken.
 fn live(budget: &str) -> (Vec<Status>, u64) {
     let folder = tempfile::tempdir().unwrap();
-    let configuration = format!(
-        "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
-         commit_interval = \"1 s\"\ncommit_interval_max = \"4 s\"\n{budget}\n\
-         [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n",
-        folder.path().display()
-    );
     std::fs::create_dir_all(folder.path().join("mappings.d")).unwrap();
-    let config: Config = toml::from_str(&configuration).unwrap();
-    let start = Timestamp::from_ticks(17_723_232_000_000_000).unwrap();
-    let (lived, _) = clock::simulate(start, async move {
+    let store = format!("commit_interval = \"1 s\"\ncommit_interval_max = \"4 s\"\n{budget}");
+    let config = configuration(folder.path(), &store, "");
+    let (lived, _) = clock::simulate(midnight(), async move {
         let (stop, stopped) = watch::channel(false);
         let seen: Rc<RefCell<Vec<Status>>> = Rc::default();
         let looked = Rc::clone(&seen);
-        let summary = run(config, &Line, Stopping::default(), stopped, |agent| {
+        let surroundings = Simulated::sending(readings);
+        let summary = run(config, &surroundings, Stopping::default(), stopped, |agent| {
             drop(spawn_local(async move {
                 for _ in 0..SECONDS / LOOK_SECONDS {
                     Timer::after_secs(LOOK_SECONDS).await;

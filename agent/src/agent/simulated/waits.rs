@@ -1,10 +1,8 @@
 //! Readings of which nobody says whose they are, through simulated hours: they wait, and go on or are given up visibly.
 
-use super::simulated_day::{Simulated, drop_pack, message, start};
 use super::*;
 use crate::associations::{Command, Who};
-use crate::demo::fhir_server::{Fault, FhirServer};
-use crate::ingest::SourceLoop;
+use crate::demo::fhir_server::Fault;
 use crate::random;
 use crate::telemetry::status::Status;
 use serde_json::json;
@@ -18,20 +16,18 @@ type Step = (u64, Doing);
 type Doing = Box<dyn FnOnce(Rc<Agent>, FhirServer, PathBuf) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// One reading of one device at the start, and one an hour later.
-fn two_readings(context: SourceContext) -> SourceLoop {
-    Box::pin(async move {
-        for rate in [61, 62] {
-            let text = format!(
-                r#"{{"deviceId":"band-1","time":"{}","heartRate":{rate}}}"#,
-                clock::wall()
-            );
-            if context.sender.send(message(&context, text)).await.is_err() {
-                return;
-            }
-            Timer::after_secs(HOUR).await;
+async fn two_readings(context: SourceContext) {
+    for rate in [61, 62] {
+        let text = format!(
+            r#"{{"deviceId":"band-1","time":"{}","heartRate":{rate}}}"#,
+            clock::wall()
+        );
+        if context.sender.send(context.message(text)).await.is_err() {
+            return;
         }
-        std::future::pending::<()>().await;
-    })
+        Timer::after_secs(HOUR).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 fn patient(server: &FhirServer, id: &str) {
@@ -54,21 +50,11 @@ fn play(more: &str, steps: Vec<Step>) -> (Vec<Status>, FhirServer) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().to_owned();
     drop_pack(&at);
-    let configuration = format!(
-        "[gateway]\nid = \"bed-1\"\n[mappings]\ndir = \"{0}/mappings.d\"\n[store]\ndir = \"{0}/store\"\n\
-         [associations]\ndir = \"{0}/associations.d\"\n\
-         [[source]]\nname = \"ward\"\nkind = \"mqtt\"\nurl = \"mqtt://broker.example\"\ntopics = [\"wearables/#\"]\n\
-         [[destination]]\nname = \"ehr\"\nkind = \"fhir\"\nurl = \"http://fhir.example/fhir\"\n{more}",
-        at.display()
-    );
-    let config: Config = toml::from_str(&configuration).unwrap();
+    let config = configuration(&at, "", &format!("{EHR}{more}"));
     let server = FhirServer::in_process();
     server.keep_versions();
-    let surroundings = Simulated {
-        server: server.clone(),
-        source: two_readings,
-    };
-    let (statuses, _) = clock::simulate(start(), async {
+    let surroundings = surroundings(&server, two_readings);
+    let (statuses, _) = clock::simulate(midnight(), async {
         random::seed(3);
         patient(&server, "anna");
         patient(&server, "bert");
@@ -252,14 +238,14 @@ fn a_newer_link_of_the_server_makes_later_readings_wait_until_one_of_the_two_is_
                 MINUTE,
                 |_, server: FhirServer, _| async move { device(&server, None) },
             ),
-            step(2 * MINUTE, set("mrn anna", Some(start().ticks()))),
+            step(2 * MINUTE, set("mrn anna", Some(midnight().ticks()))),
             // The server says something else later: the reading of the second hour is whose?
             step(30 * MINUTE, |_, server: FhirServer, _| async move {
                 device(&server, Some("bert"))
             }),
             step(
                 2 * HOUR,
-                set("Patient/bert", Some(start().ticks() + 30 * 600_000_000)),
+                set("Patient/bert", Some(midnight().ticks() + 30 * 600_000_000)),
             ),
             step(3 * HOUR, |_, _, _| async {}),
         ],
@@ -272,7 +258,7 @@ fn a_newer_link_of_the_server_makes_later_readings_wait_until_one_of_the_two_is_
 
 #[test]
 fn a_correction_finds_what_was_written_though_its_answer_was_lost_through_an_outage_and_back_again() {
-    let half_past = start().ticks() + 30 * 600_000_000;
+    let half_past = midnight().ticks() + 30 * 600_000_000;
     let fault = |fault: Option<Fault>| {
         move |_: Rc<Agent>, server: FhirServer, _: PathBuf| async move { server.set_fault(fault) }
     };
