@@ -31,6 +31,8 @@ pub mod sabotage;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod timekeeping;
 pub mod wear;
 pub mod web;

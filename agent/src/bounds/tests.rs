@@ -1,100 +1,30 @@
 //! Floods with the destination down, over the real store, mapping engine and outbox.
 
 use super::*;
-use crate::config::ClockTrust;
-use crate::former::FormerStores;
-use crate::forward::{Destinations, Fate};
-use crate::message::{Message, Payload, PayloadKind, RevisionId, SourceId, Stamp};
-use crate::packs::{Pack, PackSet, PackText};
-use crate::pipeline::{DiskState, PackBook, Recent};
-use crate::process;
-use crate::store::outbox::Settled;
-use crate::store::{Store, StoreHandle};
-use crate::worker::Worker;
-use iomt_mapping::Timestamp;
+use crate::forward::Fate;
+use crate::message::{Message, RevisionId};
+use crate::testing::{self, destination, normalize, run, settle};
 use proptest::prelude::*;
-use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 const READINGS: u32 = 1;
 const OTHERS: u32 = 2;
 
-fn destination(id: u32) -> DestinationHandle {
-    DestinationHandle {
-        id,
-        name: Arc::from(format!("d{id}")),
-        takes_messages: false,
-        groups_by_period: false,
-        flush_interval_us: 0,
-    }
-}
+/// Each type in a lane of its own.
+const LANES: &str = r#"{"types":{"wave":{"priority":"waveform"},"rate":{"priority":"periodic"},
+    "spot":{"priority":"spot"},"alarm":{"priority":"alarm"}}}"#;
 
-fn packs() -> Arc<PackSet> {
-    let template = |name: &str| {
-        format!(
-            r#"{{"templateType":"JsonPathContent","template":{{"typeName":"{name}","typeMatchExpression":"$..[?(@.{name})]",
-            "deviceIdExpression":"$.device","timestampExpression":"$.time",
-            "values":[{{"required":"true","valueExpression":"$.{name}","valueName":"{name}"}}]}}}}"#
-        )
-    };
-    let types = ["wave", "rate", "spot", "alarm"].map(template).join(",");
-    let text = PackText {
-        name: "ward".to_owned(),
-        device: format!(r#"{{"templateType":"CollectionContent","template":[{types}]}}"#),
-        fhir: None,
-        agent: Some(
-            r#"{"types":{"wave":{"priority":"waveform"},"rate":{"priority":"periodic"},"spot":{"priority":"spot"},
-            "alarm":{"priority":"alarm"}}}"#
-                .to_owned(),
-        ),
-    };
-    let (pack, findings) = Pack::load(text);
-    Arc::new(PackSet::new(vec![Arc::new(
-        pack.unwrap_or_else(|| panic!("{findings:?}")),
-    )]))
-}
-
-fn open(folder: &Path, destinations: &[u32]) -> Rc<Pipeline> {
-    let (mut store, recovered) = Store::open(folder).unwrap();
-    store.set_limit(8 * MIB).unwrap();
-    let mut book = PackBook::restore(&recovered.revisions);
-    book.set_current(SourceId(1), packs());
-    Rc::new(Pipeline {
-        store: StoreHandle::new(store, Worker::inline()),
-        outbox: RefCell::new(Outbox::restore(&recovered, destinations, 0)),
-        recent: RefCell::new(Recent::default()),
-        packs: RefCell::new(book),
-        associations: Rc::default(),
-        corrections: RefCell::default(),
-        clock: RefCell::default(),
-        device_clocks: RefCell::default(),
-        dating: RefCell::new(recovered.dating.clone()),
-        head: Cell::new(recovered.next_position),
-        committed: Notify::new(),
-        normalized: Notify::new(),
-        boot: recovered.boot,
-        trust: ClockTrust::Always,
-        isolation: recovered.isolation.clone(),
-        bounds: Bounds::new(Settings {
-            max_bytes: 8 * MIB,
-            history_us: 86_400_000_000,
-            unmatched_keep: i64::MAX / 2,
-            max_age: None,
-            min_free_disk: 0,
-            destinations: destinations.iter().map(|id| destination(*id)).collect(),
-        }),
-        learnt: Default::default(),
-        former: FormerStores::default(),
-        disk: DiskState::new(folder.to_owned()),
-        beats: RefCell::default(),
-        wear: crate::wear::Governor::new(None, 1_000_000, 10_000_000).into(),
-        check: RefCell::default(),
-        ending: Notify::new(),
-        fatal: RefCell::default(),
-    })
+fn open(folder: &Path, destinations: &[u32]) -> Pipeline {
+    let types = [
+        ("wave", "$.wave"),
+        ("rate", "$.rate"),
+        ("spot", "$.spot"),
+        ("alarm", "$.alarm"),
+    ];
+    let destinations = destinations.iter().map(|id| destination(*id, false)).collect();
+    testing::open(folder, testing::packs(&types, Some(LANES)), destinations)
 }
 
 /// Digits that do not compress away.
@@ -117,57 +47,15 @@ fn message(kind: &str, n: u64, length: usize) -> (Message, RevisionId) {
         n % 3,
         noise(n, length)
     );
-    let message = Message {
-        source: SourceId(1),
-        stamp: Stamp {
-            boot: 1,
-            monotonic_us: n,
-            wall: Timestamp::from_ticks(17_900_000_000_000_000 + n as i64).unwrap(),
-            trusted: true,
-        },
-        payload: Payload(text.into_bytes().into()),
-        kind: PayloadKind::Whole,
-        topic: None,
-        properties: Vec::new(),
-        device_id: None,
-        possible_repeat: false,
-        record: None,
-        ack: None,
-    };
-    (message, RevisionId(1))
+    (testing::message(text, n as i64), RevisionId(1))
 }
 
-/// What the intake does with a batch, and the normalizing loop after it.
+/// What intake and normalizing loop do with a batch, and room is made as the intake asks for it.
 async fn take(pipeline: &Rc<Pipeline>, batch: Vec<(Message, RevisionId)>) {
-    let revisions = pipeline.packs.borrow().unsaved();
-    let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
-    let count = batch.len() as u64;
-    let room = pipeline
-        .store
-        .call(move |store| {
-            store.append(&batch, &revisions, None, 0, 0)?;
-            store.room()
-        })
-        .await
-        .unwrap();
-    pipeline.packs.borrow_mut().saved(&saved);
-    pipeline.head.set(pipeline.head.get() + count);
-    let destinations = Rc::new(Destinations(pipeline.bounds.settings.destinations.clone()));
-    let (_stop, stopped) = tokio::sync::watch::channel(true);
-    process::run(Rc::clone(pipeline), destinations, stopped)
-        .await
-        .unwrap();
-    if room != Room::Plenty {
+    testing::take(pipeline, batch, 0).await;
+    if !room_is_plenty(pipeline).await {
         assert!(make_room(pipeline).await.unwrap() > Room::None || room_is_plenty(pipeline).await);
     }
-}
-
-async fn normalize_all(pipeline: &Rc<Pipeline>) {
-    let destinations = Rc::new(Destinations(pipeline.bounds.settings.destinations.clone()));
-    let (_stop, stopped) = tokio::sync::watch::channel(true);
-    process::run(Rc::clone(pipeline), destinations, stopped)
-        .await
-        .unwrap();
 }
 
 async fn room_is_plenty(pipeline: &Pipeline) -> bool {
@@ -254,11 +142,6 @@ async fn readable(pipeline: &Pipeline, destination: u32) -> HashMap<String, u64>
     types
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
-    let start = Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
-    crate::clock::simulate(start, future).unwrap().0
-}
-
 async fn size(pipeline: &Pipeline) -> u64 {
     pipeline.store.call(|store| Ok(store.size())).await.unwrap()
 }
@@ -267,7 +150,7 @@ async fn size(pipeline: &Pipeline) -> u64 {
 fn a_flood_with_the_destination_down_never_makes_the_store_larger_than_max_bytes() {
     let folder = tempfile::tempdir().unwrap();
     run(async {
-        let pipeline = open(folder.path(), &[READINGS]);
+        let pipeline = Rc::new(open(folder.path(), &[READINGS]));
         let mut given = 0;
         for round in 0..120 {
             let batch: Vec<_> = (0..100).map(|n| message("rate", round * 100 + n, 900)).collect();
@@ -288,7 +171,7 @@ fn a_flood_with_the_destination_down_never_makes_the_store_larger_than_max_bytes
 fn waveforms_go_first_then_periodic_readings_and_alarms_and_spot_readings_stay() {
     let folder = tempfile::tempdir().unwrap();
     run(async {
-        let pipeline = open(folder.path(), &[READINGS]);
+        let pipeline = Rc::new(open(folder.path(), &[READINGS]));
         let kinds = |n: u64| match n % 10 {
             0 => "alarm",
             1 => "spot",
@@ -325,7 +208,7 @@ fn waveforms_go_first_then_periodic_readings_and_alarms_and_spot_readings_stay()
 fn a_lone_waiting_reading_does_not_pin_the_segments_after_it_nor_its_own() {
     let folder = tempfile::tempdir().unwrap();
     run(async {
-        let pipeline = open(folder.path(), &[READINGS]);
+        let pipeline = Rc::new(open(folder.path(), &[READINGS]));
         take(&pipeline, vec![message("spot", 1, 20)]).await;
         let before = pipeline.read(1).await.unwrap();
         for round in 0..120 {
@@ -334,7 +217,7 @@ fn a_lone_waiting_reading_does_not_pin_the_segments_after_it_nor_its_own() {
                 (0..100).map(|n| message("rate", round * 100 + n, 900)).collect(),
             )
             .await;
-            deliver(&pipeline, READINGS, "rate", Fate::Delivered).await;
+            settle(&pipeline, READINGS, Some("rate"), Fate::Delivered).await;
         }
         assert_eq!(pipeline.outbox.borrow().backlog(READINGS), (1, 0));
         assert_eq!(
@@ -352,46 +235,6 @@ fn a_lone_waiting_reading_does_not_pin_the_segments_after_it_nor_its_own() {
     });
 }
 
-/// Settles all readings of a type that are due.
-async fn deliver(pipeline: &Pipeline, destination: u32, kind: &str, fate: Fate) {
-    let due = pipeline.outbox.borrow().due(destination, u64::MAX);
-    for pending in due {
-        let row = pending.row;
-        let key = pipeline.outbox.borrow().key(row.series).cloned().unwrap();
-        if &*key.type_name != kind {
-            continue;
-        }
-        let mut settled = Vec::new();
-        let mut from = row.first;
-        while from <= row.last {
-            let batch = pipeline.read(from).await.unwrap();
-            let Some(last) = batch.last() else { break };
-            from = last.stored.position + 1;
-            for entry in batch.iter().filter(|e| e.stored.position <= row.last) {
-                let normalized = pipeline.normalized(entry, None).await.unwrap();
-                for found in &normalized.matches {
-                    let at = (entry.stored.position, found.number);
-                    let series = pipeline.outbox.borrow_mut().series_of("ward", &found.measurement);
-                    if series == row.series && row.refs.as_ref().is_none_or(|refs| refs.contains(&at)) {
-                        settled.push(Settled {
-                            row: row.id,
-                            position: at.0,
-                            match_number: at.1,
-                            fate: fate.clone(),
-                            message: Some(Arc::clone(&entry.stored)),
-                        });
-                    }
-                }
-            }
-        }
-        let covered = HashMap::from([(row.id, row.last)]);
-        pipeline
-            .outbox
-            .borrow_mut()
-            .settle(destination, &covered, settled, 0);
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
 
@@ -401,7 +244,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         run(async {
             let both = [READINGS, OTHERS];
-            let mut pipeline = open(folder.path(), &both);
+            let mut pipeline = Rc::new(open(folder.path(), &both));
             let mut given = 0_u64;
             for (step, kind) in steps {
                 let name = ["wave", "rate", "spot", "alarm"][usize::from(kind)];
@@ -411,10 +254,12 @@ proptest! {
                         given += 400;
                         take(&pipeline, batch).await;
                     }
-                    4 => deliver(&pipeline, READINGS, name, Fate::Delivered).await,
+                    4 => {
+                        settle(&pipeline, READINGS, Some(name), Fate::Delivered).await;
+                    }
                     5 => {
                         let waits = crate::telemetry::errors::ErrorRecord::new("DeviceNotFoundException", "register it");
-                        deliver(&pipeline, READINGS, name, Fate::Waiting(waits)).await;
+                        settle(&pipeline, READINGS, Some(name), Fate::Waiting(waits)).await;
                     }
                     6 => {
                         make_room(&pipeline).await.unwrap();
@@ -425,8 +270,8 @@ proptest! {
                             progress_commit(&pipeline).await;
                         }
                         drop(pipeline);
-                        pipeline = open(folder.path(), &both);
-                        normalize_all(&pipeline).await;
+                        pipeline = Rc::new(open(folder.path(), &both));
+                        normalize(&pipeline).await;
                     }
                 }
                 assert!(size(&pipeline).await <= 8 * MIB);
@@ -451,21 +296,11 @@ async fn take_now(pipeline: &Rc<Pipeline>, kind: &str, first: u64, count: u64, l
             (message, revision)
         })
         .collect();
-    let revisions = pipeline.packs.borrow().unsaved();
-    let saved: Vec<RevisionId> = revisions.iter().map(|set| set.id).collect();
-    let now_us = crate::clock::monotonic_us();
-    pipeline
-        .store
-        .call(move |store| store.append(&batch, &revisions, None, now_us, 0))
-        .await
-        .unwrap();
-    pipeline.packs.borrow_mut().saved(&saved);
-    pipeline.head.set(pipeline.head.get() + count);
-    normalize_all(pipeline).await;
+    testing::take(pipeline, batch, crate::clock::monotonic_us()).await;
 }
 
 fn with_settings(folder: &Path, change: impl FnOnce(&mut Settings)) -> Rc<Pipeline> {
-    let mut pipeline = Rc::into_inner(open(folder, &[READINGS, OTHERS])).unwrap();
+    let mut pipeline = open(folder, &[READINGS, OTHERS]);
     let mut settings = pipeline.bounds.settings.clone();
     change(&mut settings);
     pipeline.bounds = Bounds::new(settings);
@@ -574,7 +409,7 @@ fn a_destination_for_raw_messages_that_is_away_loses_its_oldest_messages_and_the
             .await;
             given += 100;
             // The destination for readings is there; the other one is not.
-            deliver(&pipeline, READINGS, "rate", Fate::Delivered).await;
+            settle(&pipeline, READINGS, Some("rate"), Fate::Delivered).await;
             assert!(size(&pipeline).await <= 8 * MIB, "round {round}");
         }
         progress_commit(&pipeline).await;

@@ -1,21 +1,12 @@
 //! Over the real store, mapping engine and outbox: what fails is sent again, once, and the accounts hold.
 
 use super::*;
-use crate::bounds::{Bounds, Settings};
-use crate::config::ClockTrust;
-use crate::former::FormerStores;
-use crate::forward::{DestinationHandle, Fate};
-use crate::message::{Message, Payload, RevisionId, Stamp};
-use crate::packs::{Pack, PackSet, PackText};
-use crate::pipeline::{DiskState, PackBook, Recent};
-use crate::process;
-use crate::store::outbox::{Outbox, Settled};
-use crate::store::{Store, StoreHandle};
-use crate::worker::Worker;
-use std::cell::{Cell, RefCell};
+use crate::forward::Fate;
+use crate::message::{Message, RevisionId};
+use crate::packs::PackSet;
+use crate::testing::{self, WARD, destination, run};
 use std::path::Path;
 use std::rc::Rc;
-use tokio::sync::Notify;
 
 const FHIR: u32 = 1;
 const HUB: u32 = 2;
@@ -26,27 +17,7 @@ fn packs(rate: &str) -> Arc<PackSet> {
 }
 
 fn two_packs(rate: &str, spot: &str) -> Arc<PackSet> {
-    let template = |name: &str, value: &str| {
-        format!(
-            r#"{{"templateType":"JsonPathContent","template":{{"typeName":"{name}","typeMatchExpression":"$..[?(@.{name})]",
-            "deviceIdExpression":"$.device","timestampExpression":"$.time",
-            "values":[{{"required":"true","valueExpression":"{value}","valueName":"{name}"}}]}}}}"#
-        )
-    };
-    let text = PackText {
-        name: "ward".to_owned(),
-        device: format!(
-            r#"{{"templateType":"CollectionContent","template":[{},{}]}}"#,
-            template("spot", spot),
-            template("rate", rate)
-        ),
-        fhir: None,
-        agent: None,
-    };
-    let (pack, findings) = Pack::load(text);
-    Arc::new(PackSet::new(vec![Arc::new(
-        pack.unwrap_or_else(|| panic!("{findings:?}")),
-    )]))
+    testing::packs(&[("spot", spot), ("rate", rate)], None)
 }
 
 /// A mapping whose rate template asks for a value that the messages do not have, and the repaired one.
@@ -64,60 +35,17 @@ struct Ward {
     sources: HashMap<SourceId, Arc<str>>,
 }
 
-fn handle(id: u32, takes_messages: bool) -> DestinationHandle {
-    DestinationHandle {
-        id,
-        name: Arc::from(format!("d{id}")),
-        takes_messages,
-        groups_by_period: false,
-        flush_interval_us: 0,
-    }
-}
-
 impl Ward {
     fn open(folder: &Path, packs: Arc<PackSet>) -> Ward {
-        let (mut store, recovered) = Store::open(folder).unwrap();
-        store.set_limit(8 << 20).unwrap();
-        let mut book = PackBook::restore(&recovered.revisions);
-        book.set_current(SourceId(1), packs);
-        let handles = vec![handle(FHIR, false), handle(HUB, false), handle(RAW, true)];
-        let pipeline = Pipeline {
-            store: StoreHandle::new(store, Worker::inline()),
-            outbox: RefCell::new(Outbox::restore(&recovered, &[FHIR, HUB, RAW], 0)),
-            recent: RefCell::new(Recent::default()),
-            packs: RefCell::new(book),
-            associations: Rc::default(),
-            corrections: RefCell::default(),
-            clock: RefCell::default(),
-            device_clocks: RefCell::default(),
-            dating: RefCell::new(recovered.dating.clone()),
-            head: Cell::new(recovered.next_position),
-            committed: Notify::new(),
-            normalized: Notify::new(),
-            boot: recovered.boot,
-            trust: ClockTrust::Always,
-            isolation: recovered.isolation.clone(),
-            bounds: Bounds::new(Settings {
-                max_bytes: 8 << 20,
-                history_us: 0,
-                unmatched_keep: i64::MAX / 2,
-                max_age: None,
-                min_free_disk: 0,
-                destinations: handles.clone(),
-            }),
-            learnt: Default::default(),
-            former: FormerStores::default(),
-            disk: DiskState::new(folder.to_owned()),
-            beats: RefCell::default(),
-            wear: crate::wear::Governor::new(None, 1_000_000, 10_000_000).into(),
-            check: RefCell::default(),
-            ending: Notify::new(),
-            fatal: RefCell::default(),
-        };
+        let handles = vec![
+            destination(FHIR, false),
+            destination(HUB, false),
+            destination(RAW, true),
+        ];
         Ward {
-            pipeline: Rc::new(pipeline),
+            pipeline: Rc::new(testing::open(folder, packs, handles.clone())),
             destinations: Rc::new(Destinations(handles)),
-            sources: HashMap::from([(SourceId(1), Arc::from("ward"))]),
+            sources: HashMap::from([(WARD, Arc::from("ward"))]),
         }
     }
 
@@ -131,20 +59,9 @@ impl Ward {
 
     async fn take(&self, texts: &[&str]) {
         let pipeline = &self.pipeline;
-        pipeline.save_packs().await.unwrap();
-        let revision = pipeline.packs.borrow().current(SourceId(1));
-        let batch: Vec<_> = texts.iter().map(|text| (message(text), revision)).collect();
-        let count = batch.len() as u64;
-        pipeline
-            .store
-            .call(move |store| store.append(&batch, &[], None, 0, 0))
-            .await
-            .unwrap();
-        pipeline.head.set(pipeline.head.get() + count);
-        let (_stop, stopped) = tokio::sync::watch::channel(true);
-        process::run(Rc::clone(pipeline), Rc::clone(&self.destinations), stopped)
-            .await
-            .unwrap();
+        let revision = pipeline.packs.borrow().current(WARD);
+        let batch = texts.iter().map(|text| (message(text), revision)).collect();
+        testing::take(pipeline, batch, 0).await;
         // The destination for raw messages has taken all.
         let mut outbox = pipeline.outbox.borrow_mut();
         let raw = outbox.destination_mut(RAW);
@@ -156,58 +73,7 @@ impl Ward {
 
     /// Gives every due reading of a destination this fate; tells which they were: position, match number, type.
     async fn settle(&self, destination: u32, fate: Fate) -> Vec<(u64, u32, String)> {
-        let pipeline = &self.pipeline;
-        let mut seen = Vec::new();
-        let due = pipeline.outbox.borrow().due(destination, u64::MAX);
-        for pending in due {
-            let row = pending.row;
-            let key = pipeline.outbox.borrow().key(row.series).cloned().unwrap();
-            let mut settled = Vec::new();
-            for position in row.first..=row.last {
-                let batch = pipeline.read(position).await.unwrap();
-                let Some(entry) = batch.iter().find(|e| e.stored.position == position) else {
-                    continue;
-                };
-                let normalized = pipeline.normalized(entry, row.revision).await.unwrap();
-                let numbers: Vec<u32> = match &row.refs {
-                    Some(refs) => refs
-                        .iter()
-                        .filter(|(at, _)| *at == position)
-                        .map(|(_, n)| *n)
-                        .collect(),
-                    None => normalized
-                        .matches
-                        .iter()
-                        .filter(|m| m.measurement.type_name == *key.type_name)
-                        .map(|m| m.number)
-                        .collect(),
-                };
-                for number in numbers {
-                    let matched = normalized
-                        .matches
-                        .iter()
-                        .find(|m| m.number == crate::normalize::match_of(number));
-                    let name = matched
-                        .map(|m| m.measurement.type_name.clone())
-                        .unwrap_or_default();
-                    seen.push((position, number, name));
-                    settled.push(Settled {
-                        row: row.id,
-                        position,
-                        match_number: number,
-                        fate: fate.clone(),
-                        message: Some(Arc::clone(&entry.stored)),
-                    });
-                }
-            }
-            let covered = HashMap::from([(row.id, row.last)]);
-            pipeline
-                .outbox
-                .borrow_mut()
-                .settle(destination, &covered, settled, 0);
-        }
-        seen.sort();
-        seen
+        testing::settle(&self.pipeline, destination, None, fate).await
     }
 
     /// (delivered, due, dead, lost) of a destination; the equation holds.
@@ -231,21 +97,8 @@ impl Ward {
 
 fn message(text: &str) -> Message {
     Message {
-        source: SourceId(1),
-        stamp: Stamp {
-            boot: 1,
-            monotonic_us: 7,
-            wall: Timestamp::from_ticks(17_900_000_000_000_000).unwrap(),
-            trusted: true,
-        },
-        payload: Payload(text.to_owned().into_bytes().into()),
-        kind: PayloadKind::Whole,
         topic: Some(Arc::from("wearables/canary/telemetry")),
-        properties: Vec::new(),
-        device_id: None,
-        possible_repeat: false,
-        record: None,
-        ack: None,
+        ..testing::message(text.to_owned(), 0)
     }
 }
 
@@ -257,11 +110,6 @@ fn all() -> Selection {
         all: true,
         ..Selection::default()
     }
-}
-
-fn run<T>(future: impl Future<Output = T>) -> T {
-    let start = Timestamp::from_ticks(17_900_000_000_000_000).unwrap();
-    crate::clock::simulate(start, future).unwrap().0
 }
 
 fn refused() -> Fate {
@@ -297,7 +145,7 @@ fn a_failed_match_is_sent_with_the_repaired_mapping_once_and_what_was_sent_befor
         let ward = Ward::open(folder.path(), repaired());
         assert_eq!(ward.account(FHIR), (2, 1, 0, 0));
         let sent = ward.settle(FHIR, Fate::Delivered).await;
-        let revision = ward.pipeline.packs.borrow().current(SourceId(1));
+        let revision = ward.pipeline.packs.borrow().current(WARD);
         let number = crate::normalize::number_of_revision(1, revision);
         assert_eq!(sent, [(1, number, "rate".to_owned())]);
         assert_eq!(ward.account(FHIR), (3, 0, 0, 0));
@@ -313,10 +161,7 @@ fn a_repaired_template_is_redriven_while_another_of_the_same_message_still_fails
         ward.take(&[BOTH]).await;
         assert_eq!(ward.account(FHIR), (0, 0, 2, 0));
         let one_repaired = two_packs("$.rate", "$.saturation");
-        ward.pipeline
-            .packs
-            .borrow_mut()
-            .set_current(SourceId(1), one_repaired);
+        ward.pipeline.packs.borrow_mut().set_current(WARD, one_repaired);
         let done = ward.letters().redrive(&all()).await.unwrap();
         assert_eq!((done.redriven, done.readings, done.kept.len()), (1, 1, 1));
         assert_eq!(ward.account(FHIR), (0, 1, 1, 0));
@@ -402,10 +247,7 @@ fn a_message_that_the_journal_has_dropped_is_put_back_for_its_letter() {
         dropped.unwrap();
         ward.pipeline.head.set(5);
         assert!(ward.pipeline.read(1).await.unwrap()[0].stored.position > 1);
-        ward.pipeline
-            .packs
-            .borrow_mut()
-            .set_current(SourceId(1), repaired());
+        ward.pipeline.packs.borrow_mut().set_current(WARD, repaired());
         assert_eq!(ward.letters().redrive(&all()).await.unwrap().readings, 1);
         assert_eq!(ward.settle(FHIR, Fate::Delivered).await.len(), 1);
         assert_eq!(ward.account(FHIR), (2, 0, 0, 0));
@@ -456,14 +298,8 @@ fn what_is_no_json_stays_a_letter_and_a_letter_that_no_template_matches_any_more
             r#"{"device":"canary","time":"2026-11-21T10:00:00Z","rate":60}"#,
         ])
         .await;
-        let text = PackText {
-            name: "ward".to_owned(),
-            device: r#"{"templateType":"CollectionContent","template":[]}"#.to_owned(),
-            fhir: None,
-            agent: None,
-        };
-        let nothing = Arc::new(PackSet::new(vec![Arc::new(Pack::load(text).0.unwrap())]));
-        ward.pipeline.packs.borrow_mut().set_current(SourceId(1), nothing);
+        let nothing = testing::packs(&[], None);
+        ward.pipeline.packs.borrow_mut().set_current(WARD, nothing);
         let done = ward.letters().redrive(&all()).await.unwrap();
         assert_eq!((done.redriven, done.unmatched, done.kept.len()), (1, 1, 1));
         assert_eq!(done.kept[0].error.name, "InvalidDataFormatException");
