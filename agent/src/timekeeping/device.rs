@@ -15,92 +15,30 @@
 //!    is a dead letter.
 //! 3. Memory is bounded: so many devices, so many messages and offsets of each.
 
+mod clock;
+mod known;
+mod rules;
+
+pub use clock::Shown;
+pub(crate) use known::carried_over;
+pub use rules::{Measured, Rule, Rules};
+
 use crate::former::Identities;
-use crate::message::{Position, StoredMessage};
+use crate::message::StoredMessage;
 use crate::normalize::Hold;
-use crate::store::salvage::Identity;
 use crate::telemetry::errors::ErrorRecord;
+use clock::{Clock, DEVIATES, SHOWN_SAMPLES};
 use iomt_mapping::Timestamp;
 use iomt_mapping::phd::time::{ClockKind, DeviceTime, Treatment, treat};
-use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
+use known::Known;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-const SECOND: i64 = 10_000_000;
-/// Messages that come within this time count as one.
-const APART: i64 = 5 * SECOND;
-/// How far differences of messages that agree may be apart, and how far an offset may drift before it is measured anew.
-const TOLERANCE: i64 = 2 * SECOND;
-/// A reading that is this far from the offset is old, or the clock of its device was set.
-const DEVIATES: i64 = 60 * SECOND;
-/// An offset of a device without a rule that is worth an operator's attention.
-const REMARKABLE: i64 = 120 * SECOND;
-/// Messages that agree before an offset is shown for a device that has no rule.
-const SHOWN_SAMPLES: usize = 5;
-/// Offsets that are kept of a device.
-const ENTRIES: usize = 64;
 /// Devices that are watched.
 const DEVICES: usize = 2000;
 
 /// Names of what readings wait for while the clock of their device is not understood.
 pub const WAITS: [&str; 2] = ["DeviceClockNotMeasured", "DeviceClockUncertain"];
-
-/// What is said about the clocks of some devices.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rule {
-    /// Device identifier; `*` stands for anything.
-    pub device: String,
-    /// Ticks of 100 ns to add to what the clock shows.
-    pub correction: i64,
-    /// What it counts.
-    pub kind: ClockKind,
-    /// It is kept right.
-    pub synchronized: bool,
-    /// What else it is off is measured.
-    pub measured: Option<Measured>,
-}
-
-/// How an offset is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measured {
-    /// Messages that have to agree.
-    pub samples: usize,
-    /// The largest offset that is believed: ticks.
-    pub limit: i64,
-}
-
-/// The rules of a configuration; the first that fits counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Rules(pub Vec<Rule>);
-
-impl Rules {
-    /// The rule of a device.
-    pub fn of(&self, device: &str) -> Option<&Rule> {
-        self.0.iter().find(|rule| fits(&rule.device, device))
-    }
-}
-
-/// Whether a name fits a pattern in which `*` stands for anything.
-fn fits(pattern: &str, name: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else {
-        return pattern == name;
-    };
-    let Some(mut left) = name.strip_prefix(start) else {
-        return false;
-    };
-    let mut parts = rest.split('*').peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return left.ends_with(part);
-        }
-        match left.find(part) {
-            Some(at) => left = left.get(at + part.len()..).unwrap_or_default(),
-            None => return false,
-        }
-    }
-    true
-}
 
 /// The clock of a device at a reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,117 +59,6 @@ pub struct AtReading {
     pub seen: Option<i64>,
 }
 
-/// From a position on a clock is off by so much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
-    from: Position,
-    /// Ticks to add.
-    correction: i64,
-    /// When the message came that it was measured by: ticks.
-    received: i64,
-    /// When the clock was set, or started anew (gateway time, ticks): what was taken before is of another timeline.
-    began: Option<i64>,
-}
-
-/// What is measured of a device; the part that the store holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    entries: Vec<Entry>,
-    /// From here on readings that contradict the offset wait.
-    suspect: Option<Position>,
-    /// Messages up to here were measured.
-    seen: Position,
-    /// What held in stores before this one, for the messages that came from them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    former: Vec<FormerKnown>,
-}
-
-/// What was measured in a store before this one, by its positions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct FormerKnown {
-    /// Number of the salvage that brought it.
-    salvage: i64,
-    entries: Vec<Entry>,
-    suspect: Option<Position>,
-}
-
-/// A state of a store before this one, as this one keeps it: the last offset holds until another one is measured, and those
-/// before it for the messages that come with the salvage of this number. None for what is no state.
-pub(crate) fn carried_over(state: &str, salvage: i64) -> Option<String> {
-    let then: Known = serde_json::from_str(state).ok()?;
-    let last = then.entries.last().map(|last| Entry { from: 0, ..*last });
-    let now = Known {
-        entries: last.into_iter().collect(),
-        // Whether the clock was set is as open as it was.
-        suspect: then.suspect.map(|_| 0),
-        seen: 0,
-        former: vec![FormerKnown {
-            salvage,
-            entries: then.entries,
-            suspect: then.suspect,
-        }],
-    };
-    serde_json::to_string(&now).ok()
-}
-
-/// What holds at a position.
-fn holding(entries: &[Entry], position: Position) -> Option<&Entry> {
-    let holds = entries.iter().rev().find(|entry| entry.from <= position);
-    holds.or(entries.first())
-}
-
-impl Known {
-    fn enter(&mut self, entry: Entry) {
-        self.suspect = None;
-        self.entries.push(entry);
-        if self.entries.len() > ENTRIES {
-            self.entries.remove(0);
-        }
-    }
-
-    /// What holds for a message, which came from a store before this one where that is said.
-    fn at(&self, position: Position, identity: Option<&Identity>) -> Option<&Entry> {
-        match self.of(identity) {
-            Some((then, position)) => holding(&then.entries, position),
-            None => holding(&self.entries, position),
-        }
-    }
-
-    /// Whether it is open at a message if its clock was set.
-    fn is_suspect(&self, position: Position, identity: Option<&Identity>) -> bool {
-        match self.of(identity) {
-            Some(_) => false,
-            None => self.suspect.is_some_and(|from| from <= position),
-        }
-    }
-
-    /// What the store that a message came from knew about it; nothing where that was open then.
-    fn of(&self, identity: Option<&Identity>) -> Option<(&FormerKnown, Position)> {
-        let identity = identity?;
-        let then = self.former.iter().find(|then| then.salvage == identity.former)?;
-        let is_open = then.suspect.is_some_and(|from| from <= identity.position);
-        (!is_open).then_some((then, identity.position))
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    received: i64,
-    /// Received less shown (and corrected by the rule): ticks.
-    difference: i64,
-}
-
-#[derive(Debug, Default)]
-struct Clock {
-    known: Known,
-    window: VecDeque<Sample>,
-    /// The newest estimate, believed or not.
-    estimate: Option<i64>,
-    limit: Option<i64>,
-    is_measured: bool,
-    used: u64,
-}
-
 /// What a message changed about the clock of its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -242,19 +69,6 @@ pub struct Change {
     known: Known,
     /// Readings that waited may go on.
     pub wakes: bool,
-}
-
-/// For `status`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Shown {
-    /// Device identifier.
-    pub device: String,
-    /// Seconds that its clock is behind the gateway's after what the configuration says; negative when it is ahead.
-    pub behind_seconds: Option<f64>,
-    /// Seconds that are added to its times because that was measured.
-    pub corrected_seconds: Option<f64>,
-    /// What is wrong, and what to do.
-    pub problem: Option<String>,
 }
 
 /// The clocks of all devices.
@@ -270,11 +84,7 @@ impl Clocks {
     /// From what the store holds: device and state. What cannot be read is measured anew.
     pub fn restore(stored: &[(String, String)], former: Identities) -> Clocks {
         let devices = stored.iter().map(|(device, state)| {
-            let clock = Clock {
-                known: serde_json::from_str(state).unwrap_or_default(),
-                is_measured: true,
-                ..Clock::default()
-            };
+            let clock = Clock::restored(serde_json::from_str(state).unwrap_or_default());
             (Arc::from(device.as_str()), clock)
         });
         Clocks {
@@ -416,126 +226,6 @@ impl Clocks {
             .collect();
         shown.sort_by(|a, b| (a.problem.is_none(), &a.device).cmp(&(b.problem.is_none(), &b.device)));
         shown
-    }
-}
-
-impl Clock {
-    /// Takes a difference in; as many are kept as it takes for new ones to outvote old ones.
-    fn sample(&mut self, received: i64, difference: i64, samples: usize) {
-        if let Some(last) = self.window.back_mut() {
-            let since = received - last.received;
-            if (0..APART).contains(&since) {
-                // The newest of what came together.
-                last.difference = last.difference.min(difference);
-                return;
-            }
-            if since < 0 {
-                // The gateway's clock was set back: what it showed before is of no use.
-                self.window.clear();
-            }
-        }
-        self.window.push_back(Sample { received, difference });
-        while self.window.len() > samples * 2 - 1 {
-            self.window.pop_front();
-        }
-    }
-
-    /// The smallest difference on which so many of the last messages agree.
-    fn agreed(&self, samples: usize) -> Option<i64> {
-        let mut differences: Vec<i64> = self.window.iter().map(|sample| sample.difference).collect();
-        differences.sort_unstable();
-        differences.windows(samples).find_map(|run| {
-            let (first, last) = (run.first()?, run.last()?);
-            (last - first <= TOLERANCE).then_some(*first)
-        })
-    }
-
-    /// What is known with the newest difference, and whether readings that wait may go on; none when nothing changes.
-    fn learn(
-        &self,
-        position: Position,
-        received: i64,
-        difference: i64,
-        rule: Measured,
-    ) -> Option<(Known, bool)> {
-        let agreed = self
-            .agreed(rule.samples)
-            .filter(|estimate| estimate.abs() <= rule.limit);
-        let mut known = self.known.clone();
-        let Some(last) = known.entries.last().copied() else {
-            known.entries.push(Entry {
-                from: 0,
-                correction: agreed?,
-                received,
-                began: None,
-            });
-            return Some((known, true));
-        };
-        let now = last.correction;
-        let deviates = (difference - now).abs() > DEVIATES;
-        let wakes = match (agreed, known.suspect) {
-            // The clock was set: that explains what did not fit.
-            (Some(agreed), suspect) if deviates && (agreed - now).abs() > DEVIATES => {
-                let of_it = |sample: &&Sample| (sample.difference - agreed).abs() <= TOLERANCE;
-                let began = self.window.iter().find(of_it)?.received;
-                known.enter(Entry {
-                    from: suspect.unwrap_or(position),
-                    correction: agreed,
-                    received,
-                    began: Some(began),
-                });
-                true
-            }
-            // It fits again: the others were late.
-            (Some(agreed), Some(_)) if !deviates && (agreed - now).abs() <= DEVIATES => {
-                known.suspect = None;
-                true
-            }
-            (_, None) if deviates => {
-                known.suspect = Some(position);
-                false
-            }
-            (Some(agreed), None) if (agreed - now).abs() > TOLERANCE => {
-                known.enter(Entry {
-                    from: position + 1,
-                    correction: agreed,
-                    received,
-                    began: last.began,
-                });
-                false
-            }
-            _ => return None,
-        };
-        Some((known, wakes))
-    }
-
-    fn shown(&self, device: &str) -> Option<Shown> {
-        let seconds = |ticks: i64| (ticks / (SECOND / 10)) as f64 / 10.0;
-        let corrected = self.known.entries.last().map(|entry| entry.correction);
-        let estimate = self.estimate;
-        let problem = match (self.is_measured, estimate) {
-            (false, Some(off)) if off.abs() > REMARKABLE => Some(format!(
-                "its clock is {} s {} that of the gateway: set it, or say so in [[clock.device]]",
-                seconds(off.abs()),
-                if off > 0 { "behind" } else { "ahead of" }
-            )),
-            (true, Some(off)) if self.limit.is_some_and(|limit| off.abs() > limit) => Some(format!(
-                "its clock seems to be {} s off, more than `limit` of [[clock.device]] believes: its readings wait; set it, \
-                 or raise `limit`",
-                seconds(off)
-            )),
-            (true, _) if self.known.suspect.is_some() => Some(
-                "its times contradict each other: readings wait until it is clear whether its clock was set or they are old"
-                    .to_owned(),
-            ),
-            _ => None,
-        };
-        (corrected.is_some() || problem.is_some()).then(|| Shown {
-            device: device.to_owned(),
-            behind_seconds: estimate.map(seconds),
-            corrected_seconds: corrected.filter(|_| self.is_measured).map(seconds),
-            problem,
-        })
     }
 }
 
