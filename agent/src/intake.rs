@@ -12,15 +12,18 @@
 //! 3. What is salvaged of a former store is committed here too, between batches of the sources and never before one.
 //! 4. Progress rides on a commit of messages; it makes one of its own only when intake is idle.
 
+mod sender;
+
 use crate::agent::Handed;
 use crate::bounds;
 use crate::clock;
 use crate::ingest::SourceHandle;
-use crate::message::{AckToken, Message, RevisionId, SourceId, StoredMessage};
+use crate::message::{AckToken, Message, Position, RevisionId, SourceId, StoredMessage};
 use crate::pipeline::{Entry, Pipeline};
 use crate::sabotage::{self, Sabotage};
 use crate::store::{Changes, Room, Store, StoreError};
 use embassy_time::{Duration, Instant, Timer, with_deadline};
+use sender::Sender;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,65 +42,9 @@ pub struct CommitPolicy {
 
 /// Pause that ends a batch once a sender's window is full.
 const FULL_WINDOW_PAUSE: Duration = Duration::from_millis(2);
-/// A sender that goes on within this time after its acknowledgements was held by its window.
-const RESUMED_AT_ONCE: Duration = Duration::from_millis(50);
 /// First and longest pause after a commit that failed.
 const DISK_PAUSE: Duration = Duration::from_millis(500);
 const DISK_PAUSE_LONGEST: Duration = Duration::from_secs(10);
-
-/// What the loop knows of a sender.
-struct Sender {
-    handle: SourceHandle,
-    /// Messages of the batch that gathers.
-    gathered: usize,
-    /// Learnt window: smaller than the configured one when the broker holds less.
-    window: usize,
-    /// How many the last batch held when it had to wait for the interval, and when it was acknowledged.
-    stalled: Option<(usize, Instant)>,
-    /// The same number twice is the window.
-    candidate: usize,
-}
-
-impl Sender {
-    fn new(handle: SourceHandle) -> Sender {
-        let window = usize::from(handle.window);
-        Sender {
-            handle,
-            gathered: 0,
-            window,
-            stalled: None,
-            candidate: 0,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.window > 0 && self.gathered >= self.window
-    }
-
-    fn arrived(&mut self, now: Instant) {
-        self.gathered += 1;
-        if self.gathered > self.window {
-            // It sends more than was learnt: back to what is configured.
-            self.window = usize::from(self.handle.window).max(self.window.min(self.gathered));
-        }
-        if let Some((held, acknowledged)) = self.stalled.take() {
-            if now.duration_since(acknowledged) > RESUMED_AT_ONCE {
-                self.candidate = 0;
-            } else if self.candidate == held {
-                self.window = held;
-            } else {
-                self.candidate = held;
-            }
-        }
-    }
-
-    fn committed(&mut self, waited: bool, now: Instant) {
-        let configured = usize::from(self.handle.window);
-        self.stalled =
-            (waited && self.gathered > 1 && self.gathered < configured).then_some((self.gathered, now));
-        self.gathered = 0;
-    }
-}
 
 /// Runs until `stop` turns true and every message that was taken is committed.
 ///
@@ -222,11 +169,11 @@ async fn commit(
 ) -> Result<(), StoreError> {
     let named: Vec<(Message, RevisionId)> = {
         let packs = pipeline.packs.borrow();
-        batch
-            .into_iter()
-            .map(|m| (packs.current(m.source), m))
-            .map(|(r, m)| (m, r))
-            .collect()
+        let with_packs = |message: Message| {
+            let revision = packs.current(message.source);
+            (message, revision)
+        };
+        batch.into_iter().map(with_packs).collect()
     };
     // Shared with the store's thread: a call that is refused must not take the messages with it.
     let named = Arc::new(named);
@@ -283,7 +230,19 @@ async fn commit(
     if !too_early {
         acknowledge(senders, &named, waited);
     }
-    let mut entries: Vec<_> = named
+    pipeline.publish(entries(named, first));
+    match room {
+        Room::Plenty => {}
+        Room::Short => pipeline.bounds.wanted.notify_one(),
+        // The reserve is reached: nothing more is taken until there is room. The senders wait meanwhile.
+        Room::None => make_room(pipeline).await?,
+    }
+    Ok(())
+}
+
+/// What was committed from position `first` on, for the other loops.
+fn entries(batch: Vec<(Message, RevisionId)>, first: Position) -> Vec<Rc<Entry>> {
+    let mut entries: Vec<_> = batch
         .into_iter()
         .zip(first..)
         .map(|((message, revision), position)| {
@@ -296,14 +255,7 @@ async fn commit(
         .collect();
     // Collected in the place of the messages themselves; they stay in memory for a while.
     entries.shrink_to_fit();
-    pipeline.publish(entries);
-    match room {
-        Room::Plenty => {}
-        Room::Short => pipeline.bounds.wanted.notify_one(),
-        // The reserve is reached: nothing more is taken until there is room. The senders wait meanwhile.
-        Room::None => make_room(pipeline).await?,
-    }
-    Ok(())
+    entries
 }
 
 /// Commits a portion of a former store, for as long as it takes; there is nobody to be acknowledged.
@@ -342,17 +294,7 @@ async fn commit_salvaged(pipeline: &Pipeline, handed: Handed) -> Result<(), Stor
     };
     after_commit(pipeline, false);
     pipeline.former.identities.add(stored.runs);
-    let messages = Arc::unwrap_or_clone(stored.batch).into_iter();
-    let entries: Vec<_> = messages
-        .zip(stored.first..)
-        .map(|((message, revision), position)| {
-            Entry::new(StoredMessage {
-                position,
-                revision,
-                message,
-            })
-        })
-        .collect();
+    let entries = entries(Arc::unwrap_or_clone(stored.batch), stored.first);
     if !entries.is_empty() {
         pipeline.publish(entries);
     }
@@ -459,50 +401,4 @@ pub async fn commit_progress(pipeline: &Pipeline) -> Result<(), StoreError> {
         Err(error) => failed_commit(pipeline, error, true, Room::Plenty).await?,
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    fn sender(window: u16) -> Sender {
-        Sender::new(SourceHandle {
-            id: SourceId(1),
-            name: Arc::from("ward"),
-            acknowledger: None,
-            window,
-        })
-    }
-
-    #[test]
-    fn a_window_smaller_than_configured_is_learnt_from_where_the_sender_stops() {
-        let mut sender = sender(100);
-        let at = |ms| Instant::from_millis(1000 + ms);
-        for round in 0..3_u64 {
-            for _ in 0..20 {
-                sender.arrived(at(round * 1000));
-            }
-            sender.committed(!sender.is_full(), at(round * 1000 + 999));
-        }
-        assert_eq!(sender.window, 20);
-        (0..20).for_each(|_| sender.arrived(at(3000)));
-        assert!(sender.is_full());
-        // The broker was configured for more: 21 arrive before an acknowledgement.
-        sender.arrived(at(3001));
-        assert_eq!(sender.window, 100);
-    }
-
-    #[test]
-    fn a_slow_sender_is_not_taken_for_a_small_window() {
-        let mut sender = sender(100);
-        for second in 0..10_u64 {
-            (0..20).for_each(|n| sender.arrived(Instant::from_millis(second * 1000 + n * 50)));
-            sender.committed(true, Instant::from_millis(second * 1000 + 951));
-            // The next message comes after the usual pause, not at once: 100 ms later.
-            sender.arrived(Instant::from_millis(second * 1000 + 1051));
-            sender.gathered = 0;
-        }
-        assert_eq!(sender.window, 100);
-    }
 }
