@@ -16,6 +16,7 @@ mod envelope;
 mod failure;
 mod gate;
 mod link;
+mod rebirths;
 mod repeat;
 mod source;
 mod tls;

@@ -4,6 +4,7 @@ use super::envelope::Topics;
 use super::failure::{Broker, is_about_time};
 use super::gate::Gate;
 use super::link::{Event, Failure, Link, Outbox, Plan, Publish, WIDE_PACKET_BYTES};
+use super::rebirths::Rebirths;
 use super::repeat::{Verdict, packet_hash};
 use super::{client_v4, client_v5, tls};
 use crate::clock;
@@ -11,14 +12,12 @@ use crate::config::{Broker as Address, MqttConfig, MqttProtocol};
 use crate::ingest::backoff::Backoff;
 use crate::ingest::outlet::Outlet;
 use crate::ingest::payload::annotate::Annotator;
-use crate::ingest::payload::sparkplug::births;
 use crate::ingest::stamp::Stamper;
 use crate::ingest::{SourceContext, SourceEvent, setup_error};
-use crate::message::{Message, Payload, PayloadKind};
+use crate::message::{Message, PayloadKind};
 use crate::telemetry::errors::{ErrorRecord, ErrorSeverity, ErrorType};
 use bytes::Bytes;
 use embassy_time::{Duration, Instant, Timer};
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,12 +42,6 @@ const CLOCK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Pause before a refused topic filter is asked for again.
 const RESUBSCRIBE: Duration = Duration::from_secs(60);
-
-/// Pause before an edge node is asked for its births again.
-const BIRTHS_PAUSE: Duration = Duration::from_secs(30);
-
-/// Edge nodes that are asked within one pause.
-const MOST_ASKED: usize = 256;
 
 /// Connections of this process are numbered through, over all sources and their restarts.
 static EPOCH: AtomicU64 = AtomicU64::new(1);
@@ -94,10 +87,7 @@ pub(super) struct Source {
     given_up: Option<ErrorRecord>,
     subscribed: bool,
     connections: u64,
-    /// When an edge node was last asked for its births.
-    asked: HashMap<(String, String), Instant>,
-    /// Topics and payloads to send.
-    requests: Vec<(String, Vec<u8>)>,
+    rebirths: Rebirths,
 }
 
 impl Source {
@@ -138,8 +128,7 @@ impl Source {
             given_up: None,
             subscribed: false,
             connections: 0,
-            asked: HashMap::new(),
-            requests: Vec::new(),
+            rebirths: Rebirths::default(),
             config,
             context,
         }
@@ -156,7 +145,7 @@ impl Source {
                     MqttProtocol::V311 => self.connection(client_v4::LinkV4::new(plan)).await,
                 },
                 Err(record) => {
-                    self.report(record);
+                    self.report(record, false);
                     self.pause_after_failure().await;
                     continue;
                 }
@@ -275,7 +264,7 @@ impl Source {
             match event {
                 Ok(Event::Publish(publish)) => {
                     let uncommitted = self.take(publish);
-                    for (topic, payload) in self.requests.drain(..) {
+                    for (topic, payload) in self.rebirths.requests.drain(..) {
                         outbox.publish(&topic, payload);
                     }
                     if uncommitted > self.uncommitted_limit && paused_until.is_none() {
@@ -350,14 +339,7 @@ impl Source {
             ErrorType::AuthenticationError,
             text,
         );
-        if self.context.status.set_error(record.clone(), true) {
-            tracing::warn!(
-                source = &*self.context.name,
-                error = record.name,
-                "{}",
-                record.text
-            );
-        }
+        self.report(record, true);
         Some(Instant::now() + RESUBSCRIBE)
     }
 
@@ -372,16 +354,9 @@ impl Source {
         } = publish;
         let (payload, kind) = self.bounded(payload);
         let mut message = Message {
-            source: self.context.id,
-            stamp: self.stamper.stamp(),
-            payload: Payload(payload),
             kind,
-            topic: None,
             properties: user_properties,
-            device_id: None,
-            possible_repeat: false,
-            record: None,
-            ack: None,
+            ..Message::new(self.context.id, self.stamper.stamp(), payload)
         };
         let weight = message.weight();
         let mut uncommitted = 0;
@@ -416,29 +391,11 @@ impl Source {
             annotator.annotate(message)
         };
         if let Some(node) = said.incomplete.filter(|_| self.config.request_rebirth) {
-            self.ask_for_births(node);
+            self.rebirths.ask(node, &self.context.name);
         }
         if let Some((who, available)) = said.availability {
             self.context.status.set_available(&who, available);
         }
-    }
-
-    fn ask_for_births(&mut self, node: (String, String)) {
-        let now = Instant::now();
-        self.asked
-            .retain(|_, asked| now.duration_since(*asked) < BIRTHS_PAUSE);
-        if self.asked.contains_key(&node) || self.asked.len() >= MOST_ASKED {
-            return;
-        }
-        tracing::info!(
-            source = &*self.context.name,
-            "edge node {}/{} is asked for its births",
-            node.0,
-            node.1
-        );
-        self.requests
-            .push(births::rebirth_request(&node.0, &node.1, clock::wall()));
-        self.asked.insert(node, now);
     }
 
     /// The payload, or its head when it is above the limit.
@@ -495,7 +452,7 @@ impl Source {
             }
             Failure::Tls(error) if is_about_time(error) && !clock::is_trusted(self.context.trust) => {
                 self.context.status.set_waiting_for_clock(true);
-                self.report(record);
+                self.report(record, false);
                 self.outlet.during(Timer::after(CLOCK_PAUSE)).await;
                 return;
             }
@@ -505,7 +462,7 @@ impl Source {
         if self.mode == Mode::Wide {
             self.mode = Mode::Normal;
         }
-        self.report(record);
+        self.report(record, false);
         self.pause_after_failure().await;
     }
 
@@ -538,7 +495,7 @@ impl Source {
         let text = "the store is slower than the broker: the connection is closed until the messages that came are stored";
         let mut record = setup_error("BackpressureException", ErrorType::GeneralError, text.to_owned());
         record.severity = ErrorSeverity::Warning;
-        self.report(record);
+        self.report(record, false);
         let gate = Arc::clone(&self.gate);
         while self.outlet.bytes() + gate.uncommitted_bytes() > self.uncommitted_limit / 2
             && !self.outlet.is_closed()
@@ -551,8 +508,8 @@ impl Source {
     }
 
     /// Shows the error; a line in the log only when it is news.
-    fn report(&self, record: ErrorRecord) {
-        if self.context.status.set_error(record.clone(), false) {
+    fn report(&self, record: ErrorRecord, connected: bool) {
+        if self.context.status.set_error(record.clone(), connected) {
             tracing::warn!(
                 source = &*self.context.name,
                 error = record.name,
