@@ -3,10 +3,12 @@
 //! read.
 
 mod moved;
+mod slots;
 mod verdict;
 
 pub use moved::Held;
-pub(super) use moved::{Moved, fill};
+pub(super) use moved::Moved;
+pub(super) use slots::fill;
 pub(super) use verdict::{is_retracted, lifted};
 
 use super::FhirDestination;

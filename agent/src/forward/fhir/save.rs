@@ -9,8 +9,11 @@
 //! 5. Two groups of one Observation are saved one after the other; the second sees the first.
 
 mod habits;
+mod item;
 mod judge;
 mod place;
+
+pub use item::Item;
 
 use super::answer::{Answer, hits, stuck};
 use super::recent::{Kept, Recent, Stored};
@@ -21,10 +24,7 @@ use crate::associations::Ticks;
 use crate::forward::SentPeriod;
 use crate::telemetry::errors::ErrorRecord;
 use habits::Habits;
-use iomt_mapping::fhir::{
-    BuildOptions, FhirMapping, FhirTemplate, IdSegment, Identity, Merge, ObservationGroup, Period,
-    ResourceIds, SentMemory, identity,
-};
+use iomt_mapping::fhir::{Identity, Merge, SentMemory};
 use judge::{failure, judge, record_of, search};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -39,87 +39,6 @@ const MOST_PAGES: usize = 10;
 const TURN: usize = 16;
 /// How often an Observation is read again because it changed meanwhile, before it waits.
 const MOST_CONFLICTS: u8 = 4;
-
-/// A group on its way to its Observation.
-pub struct Item {
-    /// The mapping that it is built with.
-    pub mapping: Arc<FhirMapping>,
-    /// Measurement type as received.
-    pub type_name: Arc<str>,
-    /// The readings.
-    pub group: ObservationGroup,
-    /// What it refers to.
-    pub ids: ResourceIds,
-    /// How it is built.
-    pub options: BuildOptions,
-    /// Group and reading in the batch, for each reading index of `group`.
-    pub places: Arc<[(usize, usize)]>,
-    identity: Identity,
-    conflicts: u8,
-}
-
-impl Item {
-    /// An item; its identity follows from the rest.
-    pub fn new(
-        mapping: Arc<FhirMapping>,
-        type_name: Arc<str>,
-        group: ObservationGroup,
-        ids: ResourceIds,
-        options: BuildOptions,
-        places: Arc<[(usize, usize)]>,
-    ) -> Item {
-        let identity = identity_of(&group, &ids, &type_name, &options);
-        Item {
-            mapping,
-            type_name,
-            group,
-            ids,
-            options,
-            places,
-            identity,
-            conflicts: 0,
-        }
-    }
-
-    /// How it is built.
-    pub fn template(&self) -> Option<&FhirTemplate> {
-        self.mapping.template(&self.type_name)
-    }
-
-    /// What identifies it.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The same readings as another Observation (rules D19 and D25).
-    #[must_use]
-    pub fn moved(mut self, id_segment: IdSegment) -> Item {
-        self.group = self.group.with_segment(id_segment);
-        self.identity = identity_of(&self.group, &self.ids, &self.type_name, &self.options);
-        self
-    }
-
-    /// Whether it stands for more than one instant.
-    pub fn has_period(&self) -> bool {
-        self.template()
-            .is_some_and(|template| template.period() != Period::Single)
-    }
-}
-
-fn identity_of(
-    group: &ObservationGroup,
-    ids: &ResourceIds,
-    type_name: &str,
-    options: &BuildOptions,
-) -> Identity {
-    identity(
-        &ids.patient,
-        &ids.device,
-        type_name,
-        &group.id_segment,
-        options.identity_form,
-    )
-}
 
 /// What became of an item.
 pub enum Outcome {
@@ -377,16 +296,7 @@ impl Saver {
                 return match built {
                     Ok(built) => {
                         let resource = lifted(built.resource, &stored.resource);
-                        let id = resource
-                            .get("id")
-                            .and_then(Value::as_str)
-                            .unwrap_or(&item.identity.id);
-                        Built::Write(Box::new(Draft {
-                            entry: Entry::put(format!("Observation/{id}"), resource, stored.version),
-                            memory: built.memory,
-                            superseded: Vec::new(),
-                            item,
-                        }))
+                        rewritten(item, resource, stored.version, built.memory, Vec::new())
                     }
                     Err(error) => Built::Settled(item, Outcome::Dead(record_of(&error))),
                 };
@@ -428,16 +338,7 @@ impl Saver {
                 )
             }
             Merge::Changed(resource) => {
-                let id = resource
-                    .get("id")
-                    .and_then(Value::as_str)
-                    .unwrap_or(&item.identity.id);
-                Built::Write(Box::new(Draft {
-                    entry: Entry::put(format!("Observation/{id}"), resource, stored.version),
-                    memory: merged.memory,
-                    superseded: merged.superseded,
-                    item,
-                }))
+                rewritten(item, resource, stored.version, merged.memory, merged.superseded)
             }
             Merge::NewObservation { id_segment } => Built::Elsewhere(item.moved(id_segment)),
         }
@@ -510,6 +411,26 @@ impl Saver {
         }
         again
     }
+}
+
+/// A draft over what the server holds in this version.
+fn rewritten(
+    item: Item,
+    resource: Value,
+    version: Option<String>,
+    memory: SentMemory,
+    superseded: Vec<usize>,
+) -> Built {
+    let id = resource
+        .get("id")
+        .and_then(Value::as_str)
+        .unwrap_or(&item.identity.id);
+    Built::Write(Box::new(Draft {
+        entry: Entry::put(format!("Observation/{id}"), resource, version),
+        memory,
+        superseded,
+        item,
+    }))
 }
 
 /// What of a confirmed Observation is to be stored, for corrections that reach back so many ticks.

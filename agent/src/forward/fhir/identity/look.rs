@@ -1,7 +1,8 @@
 //! One look at a device outside of a batch, for corrections.
 
-use super::{Found, Key, Kind, Known, Named, Resolver, Whose, id_of, of_entry};
-use crate::associations::Ticks;
+use super::decide::of_entry;
+use super::{Found, Key, Kind, Known, Named, Resolver, id_of};
+use crate::associations::{Answer as Whose, Ticks};
 use crate::forward::fhir::server::{Down, Server};
 use std::sync::Arc;
 

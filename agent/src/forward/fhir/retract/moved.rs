@@ -4,13 +4,12 @@
 //! Of an Observation that keeps some readings, the others would be gone with the correction: they are left first as an
 //! Observation of their own, `entered-in-error` from the beginning ([`remainder`]).
 
+use super::slots::{each_slot, without_empty};
 use super::verdict::{
-    NO_READING, TAG_SYSTEM, Truth, identifier_of, is_retracted, retracted, samples, samples_mut, set_status,
-    window,
+    NO_READING, TAG_SYSTEM, Truth, identifier_of, is_retracted, reference, retracted, samples, window,
 };
 use crate::associations::Ticks;
-use iomt_mapping::Timestamp;
-use iomt_mapping::fhir::{Identity, SERVICE_SYSTEM, SamplePeriod, resource_id};
+use iomt_mapping::fhir::{Identity, SERVICE_SYSTEM, resource_id};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -65,11 +64,6 @@ impl Moved {
     pub fn patient(&self) -> Option<&str> {
         reference(&self.resource, "subject", "Patient")
     }
-}
-
-fn reference<'a>(resource: &'a Value, name: &str, kind: &str) -> Option<&'a str> {
-    let text = resource.get(name)?.get("reference")?.as_str()?;
-    text.strip_prefix(kind)?.strip_prefix('/')
 }
 
 /// What can be made of an Observation that was taken from somebody.
@@ -211,81 +205,6 @@ pub fn remainder(before: &Value, after: &Value, held: &Held) -> Option<Moved> {
     })
 }
 
-/// Fills what `target` lacks with the readings of `moved`; whether that changed it. `Err` when they do not fit: the target
-/// has slots of another length, or is of another encounter.
-pub fn fill(target: &mut Value, moved: &Value) -> Result<bool, ()> {
-    let visits = |resource: &Value| reference(resource, "encounter", "Encounter").map(str::to_owned);
-    if visits(target)
-        .zip(visits(moved))
-        .is_some_and(|(one, other)| one != other)
-    {
-        return Err(());
-    }
-    let mut changed = false;
-    for (holder, sampled) in samples(moved) {
-        let found = match holder {
-            None => target.get_mut("valueSampledData"),
-            Some(component) => components_mut(target)
-                .find(|one| one.get("code") == component.get("code"))
-                .and_then(|one| one.get_mut("valueSampledData")),
-        };
-        let Some(there) = found else {
-            changed = true;
-            add(target, holder, sampled).ok_or(())?;
-            continue;
-        };
-        if there.get("period").map(Value::to_string) != sampled.get("period").map(Value::to_string) {
-            return Err(());
-        }
-        let text = |value: &Value| {
-            value
-                .get("data")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let (mut tokens, news) = (split(&text(there)), split(&text(sampled)));
-        tokens.resize(tokens.len().max(news.len()), NO_READING.to_owned());
-        for (token, new) in tokens.iter_mut().zip(news) {
-            if *token == NO_READING && new != NO_READING {
-                changed = true;
-                *token = new;
-            }
-        }
-        if let Some(there) = there.as_object_mut() {
-            there.insert("data".to_owned(), json!(tokens.join(" ")));
-        }
-    }
-    if changed {
-        set_status(target, "amended");
-    }
-    Ok(changed)
-}
-
-fn split(data: &str) -> Vec<String> {
-    data.split(' ')
-        .filter(|token| !token.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-fn add(target: &mut Value, holder: Option<&Value>, sampled: &Value) -> Option<()> {
-    let members = target.as_object_mut()?;
-    match holder {
-        None => drop(members.insert("valueSampledData".to_owned(), sampled.clone())),
-        Some(component) => {
-            let components = members.entry("component").or_insert_with(|| json!([]));
-            components.as_array_mut()?.push(component.clone());
-        }
-    }
-    Some(())
-}
-
-fn components_mut(target: &mut Value) -> impl Iterator<Item = &mut Value> {
-    let components = target.get_mut("component").and_then(Value::as_array_mut);
-    components.into_iter().flatten()
-}
-
 /// Whose all of `[first, end)` is.
 fn of(truth: &Truth<'_>, first: Ticks, end: Ticks) -> Of {
     let turns = truth.turns.iter().copied();
@@ -301,58 +220,6 @@ fn of(truth: &Truth<'_>, first: Ticks, end: Ticks) -> Of {
         _ if several => Of::Several,
         Some((whose, visit)) => Of::One(whose, visit),
         None => Of::Nobody,
-    }
-}
-
-/// Visits all slots with their limits; those without a reading have no length.
-fn each_slot(resource: &mut Value, start: Ticks, visit: &mut dyn FnMut(Ticks, Ticks, &mut String)) {
-    let Some(begin) = Timestamp::from_ticks(start) else {
-        return;
-    };
-    for sampled in samples_mut(resource) {
-        let period = sampled.get("period").map(Value::to_string);
-        let Some(period) = period.and_then(|text| SamplePeriod::from_milliseconds(&text)) else {
-            continue;
-        };
-        let mut tokens = split(sampled.get("data").and_then(Value::as_str).unwrap_or_default());
-        for (slot, token) in tokens.iter_mut().enumerate() {
-            let limits = period
-                .slot_start(begin, slot)
-                .zip(period.slot_start(begin, slot + 1));
-            if let Some((first, end)) = limits.filter(|_| token != NO_READING) {
-                visit(first.ticks(), end.ticks(), token);
-            } else {
-                visit(start, start, token);
-            }
-        }
-        if let Some(sampled) = sampled.as_object_mut() {
-            sampled.insert("data".to_owned(), json!(tokens.join(" ")));
-        }
-    }
-}
-
-/// Takes out values of which no slot is left.
-fn without_empty(resource: &mut Value) {
-    let is_empty = |holder: &Value| {
-        let data = holder
-            .get("valueSampledData")
-            .and_then(|sampled| sampled.get("data")?.as_str());
-        data.is_some_and(|data| {
-            data.split(' ')
-                .all(|token| token == NO_READING || token.is_empty())
-        })
-    };
-    let own = is_empty(resource);
-    if let Some(members) = resource.as_object_mut() {
-        if own {
-            members.shift_remove("valueSampledData");
-        }
-        if let Some(components) = members.get_mut("component").and_then(Value::as_array_mut) {
-            components.retain(|component| !is_empty(component));
-            if components.is_empty() {
-                members.shift_remove("component");
-            }
-        }
     }
 }
 
@@ -424,6 +291,7 @@ fn type_of(observation: &Value) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use iomt_mapping::Timestamp;
     use iomt_mapping::fhir::parse_datetime;
 
     const MINUTE: Ticks = 600_000_000;
@@ -599,31 +467,5 @@ mod tests {
         let mut left = left.clone();
         left["meta"]["profile"] = json!(["urn:p"]);
         left
-    }
-
-    #[test]
-    fn only_what_is_missing_is_filled_in() {
-        let mut target = observation(0, 59, &sampled("9 E E E E E"));
-        let moved = observation(0, 59, &sampled("0 1 E E E 5"));
-        assert_eq!(fill(&mut target, &moved), Ok(true));
-        assert_eq!(target["valueSampledData"]["data"], "9 1 E E E 5");
-        assert_eq!(target["status"], "amended");
-        assert_eq!(fill(&mut target, &moved), Ok(false));
-        // A value that is there already is newer.
-        let mut target = observation(40, 40, &quantity());
-        assert_eq!(fill(&mut target, &observation(40, 40, &quantity())), Ok(false));
-        let of = |code: &str, data: &str| json!({"component": [{"code": {"text": code}, "valueSampledData": {"period": 600_000, "data": data}}]});
-        let mut target = observation(0, 59, &of("sys", "1 E E E E E"));
-        assert_eq!(
-            fill(&mut target, &observation(0, 59, &of("dia", "2 E E E E E"))),
-            Ok(true)
-        );
-        assert_eq!(target["component"].as_array().unwrap().len(), 2);
-        let other = json!({"valueSampledData": {"period": 5000, "data": "1 2"}});
-        let mut target = observation(0, 59, &sampled("9 E E E E E"));
-        assert_eq!(fill(&mut target, &observation(0, 59, &other)), Err(()));
-        let mut visit = observation(0, 59, &sampled("E E E E E 5"));
-        visit["encounter"]["reference"] = json!("Encounter/other");
-        assert_eq!(fill(&mut target, &visit), Err(()));
     }
 }

@@ -59,12 +59,15 @@ impl Truth<'_> {
     }
 }
 
+/// Id in a reference to a resource of this kind.
+pub(super) fn reference<'a>(resource: &'a Value, name: &str, kind: &str) -> Option<&'a str> {
+    let text = resource.get(name)?.get("reference")?.as_str()?;
+    text.strip_prefix(kind)?.strip_prefix('/')
+}
+
 /// Judges an Observation of a device.
 pub fn verdict(observation: &Value, device: &str, truth: &Truth<'_>) -> Verdict {
-    let reference = |name: &str, kind: &str| {
-        let text = observation.get(name)?.get("reference")?.as_str()?;
-        text.strip_prefix(kind)?.strip_prefix('/')
-    };
+    let reference = |name: &str, kind: &str| reference(observation, name, kind);
     let status = observation.get("status").and_then(Value::as_str);
     let (Some(patient), Some(of_device), Some((start, end))) = (
         reference("subject", "Patient"),
