@@ -8,6 +8,8 @@ mod device_clock;
 mod encryption;
 mod error;
 mod reader;
+#[cfg(test)]
+mod reference_tests;
 mod secret;
 mod source;
 #[cfg(test)]
