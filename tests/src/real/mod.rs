@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod chain;
 pub mod fhir;
+pub mod intake;
 pub mod mosquitto;
 pub mod publisher;
 pub mod serial_line;

@@ -55,6 +55,13 @@ impl Mosquitto {
         });
     }
 
+    /// Kills it, and starts it again without what it had saved.
+    pub fn lose_everything(&mut self) {
+        drop(self.process.take());
+        let _ = std::fs::remove_file(self.folder.join("mosquitto.db"));
+        self.run();
+    }
+
     /// Stops it in order, so that its persistence is written.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
