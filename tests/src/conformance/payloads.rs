@@ -1,18 +1,18 @@
 //! `vectors/serial/mqtt-payloads.json`: messages of wearables and hubs through intake, decoding and the mapping pack that ships
 //! for them, compared value by value with what they must become.
 
+mod judge;
+mod values;
+
 use bedside_agent::config::MqttConfig;
 use bedside_agent::ingest::payload::annotate::Annotator;
 use bedside_agent::ingest::payload::{self, Memory};
-use bedside_agent::ingest::serial::drivers::{Now, Output};
-use bedside_agent::ingest::serial::framing::{self, FramingConfig};
-use bedside_agent::message::{Message, Payload, PayloadKind, SourceId, Stamp};
-use iomt_mapping::fhir::{BuildOptions, FhirMapping, Reading, ResourceIds, parse_datetime};
-use iomt_mapping::{DeviceMapping, Envelope, PropertyValue, Timestamp};
+use bedside_agent::message::{Message, SourceId, Stamp};
+use iomt_mapping::Timestamp;
+use judge::judge;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What became of one sample.
@@ -40,44 +40,8 @@ struct Source {
     device_id: String,
 }
 
-/// A value of an Observation or of a component.
-struct Found {
-    device: String,
-    codes: Vec<String>,
-    value: f64,
-    unit: String,
-    time: String,
-}
-
 /// 2026-03-01T07:15:30Z, when the message came.
 const RECEIVED_TICKS: i64 = 17_723_493_300_000_000;
-
-/// Samples give four decimals of a converted value.
-const PRECISION: f64 = 0.000_051;
-
-/// Measurement names of the samples and the code that the Observation must have.
-const CODES: [(&str, &str); 11] = [
-    ("battery", "67996"),
-    ("body_temperature", "8310-5"),
-    ("body_weight", "29463-7"),
-    ("glucose", "2339-0"),
-    ("heart_rate", "8867-4"),
-    ("nibp_diastolic", "8462-4"),
-    ("nibp_systolic", "8480-6"),
-    ("respiratory_rate", "9279-1"),
-    ("spo2", "59408-5"),
-    ("steps", "55423-8"),
-    ("temperature", "150344"),
-];
-
-/// Names of metrics that the packs know.
-const METRIC_CODES: [(&str, &str); 5] = [
-    ("hr", "8867-4"),
-    ("heart_rate", "8867-4"),
-    ("rr", "9279-1"),
-    ("spo2", "59408-5"),
-    ("temp_c", "150344"),
-];
 
 /// Runs all samples of a file, in its order: later ones may refer to earlier ones. None when it has none.
 pub fn run(file: &Value) -> Option<Vec<Outcome>> {
@@ -131,21 +95,17 @@ impl Sources {
             }
         };
         let mut message = Message {
-            source: SourceId(1),
-            stamp: Stamp {
-                boot: 1,
-                monotonic_us: 0,
-                wall: Timestamp::from_ticks(RECEIVED_TICKS).ok_or("no time of reception")?,
-                trusted: true,
-            },
-            payload: Payload(payload(sample)?.into()),
-            kind: PayloadKind::Whole,
             topic: sample["topic"].as_str().map(Arc::from),
-            properties: Vec::new(),
-            device_id: None,
-            possible_repeat: false,
-            record: None,
-            ack: None,
+            ..Message::new(
+                SourceId(1),
+                Stamp {
+                    boot: 1,
+                    monotonic_us: 0,
+                    wall: Timestamp::from_ticks(RECEIVED_TICKS).ok_or("no time of reception")?,
+                    trusted: true,
+                },
+                payload(sample)?,
+            )
         };
         let said = annotator.annotate(&mut message);
         let mut decoded = payload::decode(&message);
@@ -181,149 +141,6 @@ fn payload(sample: &Value) -> Result<Vec<u8>, String> {
             bytes.ok_or_else(|| "`hex` is no hexadecimal text".to_owned())
         }
         _ => Ok(text("payload").as_bytes().to_vec()),
-    }
-}
-
-fn judge(sample: &Value, source: &Source, came: Came) -> super::Outcome {
-    let expected = sample["expect"].as_array().map_or(&[][..], Vec::as_slice);
-    if sample["valid"] == false {
-        return match (&came.body, came.refused.as_slice()) {
-            (Ok(_), []) => Err("it is no valid payload, and was taken".to_owned()),
-            _ => Ok(()),
-        };
-    }
-    let body = came.body?;
-    let said: Vec<&Value> = expected
-        .iter()
-        .filter_map(|one| one.get("availability"))
-        .collect();
-    match (said.first(), came.available) {
-        (Some(expected), said) if **expected != json!(said) => {
-            return Err(format!("availability: expected {expected}, got {said:?}"));
-        }
-        _ => {}
-    }
-    let discovers = expected.iter().filter_map(|one| one.get("discovers"));
-    for one in discovers {
-        let names = [
-            ("state_topic", "stateTopic"),
-            ("path", "path"),
-            ("unit", "unit"),
-            ("device", "device"),
-        ];
-        let same = |entity: &&Value| {
-            names
-                .iter()
-                .all(|(name, of)| one.get(*name).is_none_or(|v| *v == entity[*of]))
-        };
-        let mut entities = body["entities"].as_array().into_iter().flatten();
-        if !entities.any(|entity| same(&entity)) {
-            return Err(format!("not discovered: {one}, but {}", body["entities"]));
-        }
-    }
-    if let Some(text) = expected.iter().find_map(|one| one["inner_text"].as_str()) {
-        let line = line(text)?;
-        if line != body {
-            return Err(format!("expected the line to be {line}, got {body}"));
-        }
-        return Ok(());
-    }
-    let readings: Vec<Value> = expected
-        .iter()
-        .filter(|one| one.get("name").is_some())
-        .cloned()
-        .collect();
-    let found = found(sample, source, &body)?;
-    match source.metrics {
-        true => compare_metrics(&readings, &body, found),
-        false => compare(&readings, found),
-    }
-    .map_err(|difference| match came.refused.first() {
-        Some(refused) => format!("{difference}; {refused}"),
-        None => difference,
-    })
-}
-
-/// What the same line is on a serial port.
-fn line(text: &str) -> Result<Value, String> {
-    let config = json!({ LINE[0].0: LINE[0].1, LINE[1].0: LINE[1].1 });
-    let config: FramingConfig = serde_json::from_value(config).map_err(|error| error.to_string())?;
-    let mut driver = framing::from_config(&config);
-    let mut out = Output::default();
-    let now = Now {
-        monotonic_us: 0,
-        wall: None,
-    };
-    driver.bytes(format!("{text}\n").as_bytes(), now, &mut out);
-    let message = out.messages.first().ok_or("no line is read")?;
-    serde_json::from_slice(&message.body).map_err(|error| error.to_string())
-}
-
-/// The metrics of a decoded message, name by name; those with a code have their Observation, too.
-fn compare_metrics(expected: &[Value], body: &Value, found: Vec<Found>) -> super::Outcome {
-    let mut metrics: Vec<&Value> = body["metrics"].as_array().into_iter().flatten().collect();
-    for one in expected {
-        let name = one["name"].as_str().unwrap_or_default();
-        let index = metrics.iter().position(|metric| metric["name"] == name);
-        let metric = metrics.remove(index.ok_or_else(|| format!("no metric {name}"))?);
-        let time = metric["time"]
-            .as_str()
-            .or(body["time"].as_str())
-            .unwrap_or_default();
-        let same_value = match (one["value"].as_f64(), metric["value"].as_f64()) {
-            (Some(expected), Some(value)) => (expected - value).abs() <= PRECISION,
-            _ => one["value"] == metric["value"],
-        };
-        if !same_value {
-            return Err(format!(
-                "{name}: expected {}, got {}",
-                one["value"], metric["value"]
-            ));
-        }
-        if one.get("device").is_some_and(|device| *device != body["device"]) {
-            return Err(format!(
-                "{name}: expected the device {}, got {}",
-                one["device"], body["device"]
-            ));
-        }
-        for flag in ["historical", "transient"] {
-            if one.get(flag).unwrap_or(&json!(false)) != metric.get(flag).unwrap_or(&json!(false)) {
-                return Err(format!(
-                    "{name}: expected {flag} {}, got {}",
-                    one[flag], metric[flag]
-                ));
-            }
-        }
-        if let Some(expected) = one["time"].as_str()
-            && (parse_datetime(expected) != parse_datetime(time) || parse_datetime(time).is_none())
-        {
-            return Err(format!("{name}: expected the time {expected}, got {time}"));
-        }
-        let code = METRIC_CODES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, code)| *code);
-        if let (Some(code), Some(value)) = (code, one["value"].as_f64()) {
-            let is_it = |found: &Found| {
-                found.codes.iter().any(|known| known == code)
-                    && (found.value - value).abs() <= PRECISION
-                    && body["device"] == found.device.as_str()
-                    && parse_datetime(&found.time) == parse_datetime(time)
-            };
-            if !found.iter().any(is_it) {
-                return Err(format!(
-                    "{name}: no Observation of {code} with this value, device and time"
-                ));
-            }
-        }
-    }
-    let more = |metric: &&&Value| {
-        let name = metric["name"].as_str().unwrap_or_default();
-        metric["value"].is_number() && name != "bdSeq" && !name.contains("Control/")
-    };
-    match metrics.iter().find(more) {
-        Some(more) => Err(format!("a metric {} was not expected", more["name"])),
-        None => Ok(()),
     }
 }
 
@@ -368,158 +185,10 @@ fn source(sample: &Value) -> Option<Source> {
     })
 }
 
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../board-configs/mappings")
-}
-
-/// All values of the Observations that the pack makes of the sample.
-fn found(sample: &Value, source: &Source, body: &Value) -> Result<Vec<Found>, String> {
-    let mut found = Vec::new();
-    let pack = source.pack;
-    let text = |file: &str| {
-        let path = folder().join(pack).join(file);
-        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let device = DeviceMapping::load(&text("devicecontent.json")?).0;
-    let fhir = FhirMapping::load(&text("fhirmapping.json")?).0;
-    let (device, fhir) = device
-        .zip(fhir)
-        .ok_or_else(|| format!("pack {pack} does not load"))?;
-    values(sample, source, body, &device, &fhir, &mut found)
-        .map_err(|error| format!("pack {pack}: {error}"))?;
-    Ok(found)
-}
-
-fn values(
-    sample: &Value,
-    source: &Source,
-    body: &Value,
-    device: &DeviceMapping,
-    fhir: &FhirMapping,
-    found: &mut Vec<Found>,
-) -> Result<(), String> {
-    let received = Timestamp::from_ticks(RECEIVED_TICKS).ok_or("no time of reception")?;
-    let body = body.to_string();
-    let topic = sample["topic"].as_str().ok_or("no `topic`")?;
-    let envelope = Envelope {
-        body: body.as_bytes(),
-        properties: &[("topic", PropertyValue::Text(topic))],
-        system_properties: &[
-            (
-                "iothub-connection-device-id",
-                PropertyValue::Text(&source.device_id),
-            ),
-            ("iothub-enqueuedtime", PropertyValue::Time(received)),
-        ],
-    };
-    let parsed = envelope.parse().map_err(|error| error.text.clone())?;
-    let normalized = device.normalize(&parsed);
-    if let Some(error) = normalized.errors.first() {
-        return Err(format!("{error:?}"));
-    }
-    let ids = ResourceIds {
-        patient: "p".to_owned(),
-        device: "d".to_owned(),
-        encounter: None,
-    };
-    for (ingestion, one) in (0..).zip(normalized.matches) {
-        let (device, type_name) = (
-            one.measurement.device_id.clone(),
-            one.measurement.type_name.clone(),
-        );
-        let template = fhir
-            .template(&type_name)
-            .ok_or_else(|| format!("no template for {type_name}"))?;
-        let reading = Reading {
-            measurement: one.measurement,
-            ingestion,
-        };
-        let groups = template
-            .observation_groups(&[reading])
-            .map_err(|error| format!("{error:?}"))?;
-        for group in groups {
-            let built = template.create(&group, &ids, &type_name, &BuildOptions::default());
-            let observation = built.map_err(|error| format!("{error:?}"))?.resource;
-            super::built::note(&observation);
-            let start = observation["effectivePeriod"]["start"].as_str();
-            let time = start
-                .or(observation["effectiveDateTime"].as_str())
-                .unwrap_or_default();
-            let components = observation["component"].as_array().into_iter().flatten();
-            for holder in std::iter::once(&observation).chain(components) {
-                found.extend(quantity(holder, &device, time));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn quantity(holder: &Value, device: &str, time: &str) -> Option<Found> {
-    let quantity = holder.get("valueQuantity")?;
-    let codings = holder["code"]["coding"].as_array()?.iter();
-    Some(Found {
-        device: device.to_owned(),
-        codes: codings
-            .filter_map(|coding| Some(coding["code"].as_str()?.to_owned()))
-            .collect(),
-        value: quantity["value"].as_f64()?,
-        unit: quantity["code"].as_str()?.to_owned(),
-        time: time.to_owned(),
-    })
-}
-
-/// Each expected value must be there once, and nothing else.
-fn compare(expected: &[Value], mut found: Vec<Found>) -> super::Outcome {
-    for one in expected {
-        let name = one["name"].as_str().ok_or("an expected value has no name")?;
-        let (_, code) = CODES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .ok_or_else(|| format!("no code is known for {name}"))?;
-        let index = found
-            .iter()
-            .position(|value| value.codes.iter().any(|known| known == code))
-            .ok_or_else(|| format!("no Observation of {name} ({code})"))?;
-        let value = found.remove(index);
-        let number = one["value"]
-            .as_f64()
-            .ok_or_else(|| format!("{name}: no number is expected"))?;
-        if (value.value - number).abs() > PRECISION {
-            return Err(format!("{name}: expected {number}, got {}", value.value));
-        }
-        if one["unit"] != value.unit.as_str() {
-            return Err(format!(
-                "{name}: expected the unit {}, got {}",
-                one["unit"], value.unit
-            ));
-        }
-        if one["device"] != value.device.as_str() {
-            return Err(format!(
-                "{name}: expected the device {}, got {}",
-                one["device"], value.device
-            ));
-        }
-        if let Some(time) = one.get("time").and_then(Value::as_str) {
-            // Without a zone it is UTC.
-            let zoned = if time.ends_with('Z') {
-                time.to_owned()
-            } else {
-                format!("{time}Z")
-            };
-            if parse_datetime(&zoned) != parse_datetime(&value.time) || parse_datetime(&zoned).is_none() {
-                return Err(format!("{name}: expected the time {zoned}, got {}", value.time));
-            }
-        }
-    }
-    match found.first() {
-        Some(more) => Err(format!("a value of {} was not expected", more.codes.join(", "))),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn samples() -> Vec<Value> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/serial/mqtt-payloads.json");
