@@ -50,7 +50,7 @@ pub struct Simulate {
     /// The device of this driver on the serial line, with its protocol: nonin, zephyr, drager-medibus, ...
     #[arg(value_name = "DRIVER", requires = "port", conflicts_with_all = ["kind", "format", "driver"])]
     device: Option<String>,
-    /// The same
+    /// The same as DRIVER, by its name
     #[arg(long, value_name = "NAME", requires = "port", conflicts_with_all = ["kind", "format"])]
     driver: Option<String>,
     /// The wearable on the serial line

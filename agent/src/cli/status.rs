@@ -16,7 +16,7 @@ use std::process::ExitCode;
 )]
 pub struct Status {
     /// The configuration file of the agent.
-    #[arg(long, default_value = "/etc/bedside-agent/agent.toml", value_name = "FILE")]
+    #[arg(long, default_value = super::DEFAULT_CONFIG, value_name = "FILE")]
     config: PathBuf,
     /// The control socket, when it is elsewhere.
     #[arg(long, value_name = "SOCKET")]

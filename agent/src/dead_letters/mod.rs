@@ -83,13 +83,13 @@ pub struct LetterView {
     pub received: String,
     /// When it failed.
     pub failed: String,
-    /// Source.
+    /// Name of the source that it came from.
     pub source: String,
     /// Destination that refused it.
     pub destination: Option<String>,
     /// Which match of the message.
     pub match_number: Option<u32>,
-    /// Stage.
+    /// Stage that failed: `normalize` or `forward`.
     pub stage: String,
     /// Error with template and line.
     pub error: ErrorRecord,

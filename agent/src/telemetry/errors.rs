@@ -78,11 +78,11 @@ pub struct ErrorRecord {
     /// The IoT connector's older name where it differs (`DeviceNotFoundException`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub older_name: Option<String>,
-    /// Stage.
+    /// Stage in which it happened, in the words of the MedTech service.
     pub operation: Operation,
-    /// Severity.
+    /// How bad it is, in its words.
     pub severity: ErrorSeverity,
-    /// Type.
+    /// Kind of error, in its words.
     pub error_type: ErrorType,
     /// Who repairs it.
     pub repair: Repair,

@@ -32,15 +32,15 @@ pub struct Status {
     pub health: &'static str,
     /// What is wrong and what to do.
     pub problems: Vec<String>,
-    /// Totals.
+    /// All messages and matches, over all destinations.
     pub summary: Summary,
-    /// Sources.
+    /// Sources in the order of the configuration.
     pub sources: Vec<SourceState>,
-    /// Destinations.
+    /// Destinations in the order of the configuration.
     pub destinations: Vec<DestinationState>,
     /// Mapping packs in force.
     pub packs: Vec<PackState>,
-    /// The store.
+    /// The store on its disk.
     pub store: StoreState,
     /// Dead letters by cause.
     pub dead_letters: Vec<DeadLetterSummary>,
@@ -127,7 +127,7 @@ impl Summary {
     }
 }
 
-/// A source.
+/// What a source has received, and whether it works.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceState {
     /// Name in the configuration.
@@ -150,7 +150,7 @@ pub struct SourceState {
     pub away: Vec<String>,
 }
 
-/// A destination.
+/// What a destination has, still has to get, and whether it can be reached.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DestinationState {
     /// Name in the configuration.
@@ -167,19 +167,19 @@ pub struct DestinationState {
     pub error: Option<ErrorRecord>,
     /// Seconds until the next try.
     pub next_try_seconds: Option<u64>,
-    /// Meant for it.
+    /// Matches, or messages, that are meant for it.
     pub matches: u64,
-    /// Confirmed.
+    /// It has confirmed them.
     pub delivered: u64,
     /// A newer reading took the same slot.
     pub superseded: u64,
     /// Not sent yet.
     pub buffered: u64,
-    /// Wait for something.
+    /// Wait for what [`DestinationState::waits`] says.
     pub waiting: u64,
     /// Dead letters.
     pub dead: u64,
-    /// Given up.
+    /// Given up on purpose, see the ledger.
     pub lost: u64,
     /// Observations or events written.
     pub written: u64,
@@ -191,25 +191,25 @@ pub struct DestinationState {
     pub corrections: u64,
 }
 
-/// A mapping pack.
+/// A mapping pack in force.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PackState {
-    /// Name.
+    /// Its name: of its folder, or of its files before the first dot.
     pub name: String,
     /// First digits of the hash of its texts.
     pub revision: String,
-    /// Measurement types.
+    /// Names of the measurement types that it gives.
     pub types: Vec<String>,
     /// What is wrong with the files on the disk now; the last good version is used.
     pub problem: Option<String>,
 }
 
-/// The store.
+/// The store on its disk.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StoreState {
-    /// Id of the store.
+    /// Its id, part of every event id.
     pub id: String,
-    /// Folder.
+    /// Folder of its files.
     pub folder: String,
     /// Bytes of database and write-ahead log.
     pub bytes: u64,
