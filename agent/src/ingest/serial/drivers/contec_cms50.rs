@@ -1,6 +1,6 @@
 //! Contec CMS50 family, and Berry BM1000 and BM2000, whose "BCI" frame has the shape of the older Contec one.
 //!
-//! Three drivers: `contec-cms50` (v4.6: five bytes, 60 a second, 19200 8O1, listens only), `contec-cms50-v7` (packages of nine bytes at
+//! Three drivers: `contec-cms50` (v4.6: five bytes, 60 a second, 19200 8O1, older units 4800 8N1, listens only), `contec-cms50-v7` (packages of nine bytes at
 //! 115200 8N1; asks for live data and keeps it alive), `berry-bci` (five bytes, 100 a second, listens only).
 //!
 //! Bodies:
@@ -442,13 +442,13 @@ impl Default for Live {
 impl Live {
     fn ask(&mut self, now: Now, out: &mut Output) {
         out.send.push(command(START_LIVE));
-        self.keep_alive = now.monotonic_us + KEEP_ALIVE_US;
         self.ask_again = now.monotonic_us + SILENT_US;
     }
 }
 
 impl Listener<Frame> for Live {
     fn start(&mut self, now: Now, out: &mut Output) {
+        self.keep_alive = now.monotonic_us + KEEP_ALIVE_US;
         self.ask(now, out);
     }
 
@@ -471,7 +471,8 @@ impl Listener<Frame> for Live {
         if now.monotonic_us >= self.ask_again {
             self.reading.pleth.gap(out);
             self.ask(now, out);
-        } else if now.monotonic_us >= self.keep_alive {
+        }
+        if now.monotonic_us >= self.keep_alive {
             out.send.push(command(KEEP_ALIVE));
             self.keep_alive = now.monotonic_us + KEEP_ALIVE_US;
         }

@@ -4,6 +4,8 @@
 //! length and stop marker are checked, and the bytes of a marker may stand inside the payload. The v4 packet has a placeholder for
 //! blood pressure, which is left out.
 //!
+//! v5 is a USB port; v4 has 57600 baud, some builds 115200.
+//!
 //! Bodies:
 //! * `vitals`: `heart_rate_ecg`, `respiratory_rate`, `spo2`, `body_temperature`;
 //! * `waveform` `ecg_waveform` and `pleth_waveform` (infrared), raw counts without unit.

@@ -161,7 +161,11 @@ pub fn describe(config: &FramingConfig, bytes: &[u8]) -> Description {
 
 fn show(config: &FramingConfig, cut: Cut, body: Option<&[u8]>) -> Option<Value> {
     let empty = cut.payload.is_empty() && cut.details.is_empty();
-    if empty && !matches!(config.framing, FramingKind::Cobs | FramingKind::StxEtx) {
+    let may_be_empty = matches!(
+        config.framing,
+        FramingKind::Cobs | FramingKind::StxEtx | FramingKind::LengthCrc16
+    );
+    if empty && !may_be_empty {
         return None;
     }
     let mut shown = cut.details;

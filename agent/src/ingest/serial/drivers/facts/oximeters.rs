@@ -437,3 +437,21 @@ fn masimo_exceptions_alarms_and_numbers() {
         Reason::Incomplete,
     );
 }
+
+#[test]
+fn contec_v7_is_told_to_stay_awake_also_while_it_is_silent() {
+    let mut driver = driver("contec-cms50-v7").unwrap().create();
+    let mut out = Output::default();
+    let at = |monotonic_us| Now {
+        monotonic_us,
+        wall: None,
+    };
+    driver.start(at(0), &mut out);
+    let mut now = 0;
+    while now < 9_000_000 {
+        now = driver.deadline().unwrap();
+        driver.timeout(at(now), &mut out);
+    }
+    let sent = |code: u8| out.send.iter().filter(|bytes| bytes[2] == code).count();
+    assert_eq!((sent(0xA1), sent(0xAF)), (6, 2));
+}
