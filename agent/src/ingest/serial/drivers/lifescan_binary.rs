@@ -177,10 +177,7 @@ fn described(direction: Direction, bytes: &[u8]) -> Description {
             let mut put = |name: &str| members.insert("command".into(), name.into());
             if payload == "051ff501" || payload == "032700" {
                 put("record_count");
-            } else if payload.len() == 8 && payload.starts_with("051f") {
-                put("read_record");
-                members.insert("index".into(), (index(4) | index(6) << 8).into());
-            } else if payload.len() == 8 && payload.starts_with("0321") {
+            } else if payload.len() == 8 && (payload.starts_with("051f") || payload.starts_with("0321")) {
                 put("read_record");
                 members.insert("index".into(), (index(4) | index(6) << 8).into());
             } else if payload.is_empty() && disconnect {
