@@ -103,8 +103,9 @@ fn what_was_confirmed_is_neither_taken_over_nor_sent_again() {
 }
 
 #[test]
-fn associations_dead_letters_and_the_ledger_come_over_also_sealed_ones() {
-    for encryption in [Encryption::Off, Encryption::Own] {
+fn associations_dead_letters_and_the_ledger_come_over_also_sealed_ones_and_without_the_first_page() {
+    let both = |encryption: Encryption| [(encryption.clone(), false), (encryption, true)];
+    for (encryption, without_first_page) in [Encryption::Off, Encryption::Own].into_iter().flat_map(both) {
         let folder = tempfile::tempdir().unwrap();
         let (mut store, _) = Store::open_with(folder.path(), &encryption).unwrap();
         store.source("ward").unwrap();
@@ -145,6 +146,9 @@ fn associations_dead_letters_and_the_ledger_come_over_also_sealed_ones() {
         store.commit_progress(&changes, 0).unwrap();
         drop(store);
         Store::condemn_in(folder.path(), "a test").unwrap();
+        if without_first_page {
+            smash(&folder.path().join("store.db"), 1);
+        }
 
         let (mut store, mut recovered) = Store::open_with(folder.path(), &encryption).unwrap();
         assert_eq!(
