@@ -178,6 +178,7 @@ mod tests {
     use crate::config::{self, Config};
     use crate::store::Store;
     use std::path::Path;
+    use std::sync::Arc;
 
     const RAW: &str = "[[destination]]\nname = \"raw\"\nkind = \"event-hub\"\nnamespace = \"ward.servicebus.windows.net\"\nhub = \"data\"\n\
         payload = \"message\"\nauth = { kind = \"sas\", key_name = \"g\", key = \"file:hub\" }\n";
@@ -205,12 +206,12 @@ mod tests {
 
     fn measurement(device: &str) -> iomt_mapping::Measurement {
         iomt_mapping::Measurement {
-            device_id: device.to_owned(),
-            type_name: "pulse".to_owned(),
+            key: Arc::new(iomt_mapping::GroupKey {
+                device_id: device.to_owned(),
+                type_name: "pulse".to_owned(),
+                ..Default::default()
+            }),
             occurrence_time: iomt_mapping::Timestamp::from_ticks(0).unwrap(),
-            patient_id: None,
-            encounter_id: None,
-            correlation_id: None,
             properties: Vec::new(),
         }
     }

@@ -41,7 +41,7 @@ pub struct Match {
     /// What was measured.
     pub measurement: Arc<Measurement>,
     /// Why it cannot be sent as it is; none when it can.
-    pub hold: Option<Hold>,
+    pub hold: Option<Box<Hold>>,
     /// The clock of its device, where something is known of it.
     pub clock: Option<Arc<AtReading>>,
 }
@@ -182,7 +182,7 @@ pub fn normalize(stored: &StoredMessage, packs: &PackSet, dating: &[Dating], clo
                 .next()
                 .is_some_and(|two| one.measurement == two.measurement);
             if !(same && same_matches) {
-                one.hold = Some(undated(&stored.message.stamp, dating));
+                one.hold = Some(Box::new(undated(&stored.message.stamp, dating)));
             }
         }
     }
@@ -280,7 +280,7 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> N
             number: number as u32,
             pack,
             measurement: Arc::new(measurement),
-            hold,
+            hold: hold.map(Box::new),
             clock: clock.map(Arc::new),
         })
     });

@@ -13,6 +13,7 @@ use crate::pipeline::{Entry, Pipeline};
 use crate::store::outbox::Outbox;
 use crate::store::{DeadLetter, StoreError};
 use embassy_time::{Duration, Timer, with_timeout};
+use iomt_mapping::Timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -197,16 +198,17 @@ pub(crate) fn take_matches(
             message: Arc::clone(stored),
         });
     }
-    let now_us = clock::monotonic_us();
+    let now = (clock::monotonic_us(), clock::wall());
     for found in &normalized.matches {
         let has = |destination: u32, key: &GroupKey| {
             former.is_some_and(|former| former.has_reading(destination, key, stored.position, found.number))
         };
-        add_match(destinations, outbox, stored, found, anew, &has, now_us);
+        add_match(destinations, outbox, stored, found, anew, &has, now);
     }
 }
 
-/// Takes one match into the outbox; `has` says which destinations have it from a store before this one.
+/// Takes one match into the outbox, at this monotonic and wall time; `has` says which destinations have it from a store
+/// before this one.
 pub(crate) fn add_match(
     destinations: &Destinations,
     outbox: &mut Outbox,
@@ -214,11 +216,11 @@ pub(crate) fn add_match(
     found: &Match,
     anew: &mut Option<Anew>,
     has: &dyn Fn(u32, &GroupKey) -> bool,
-    now_us: u64,
+    (now_us, now): (u64, Timestamp),
 ) {
-    let series = outbox.series_of(&found.pack.text.name, &found.measurement);
     let wall = stored.message.stamp.wall;
     for destination in destinations.of_readings() {
+        let series = outbox.series_of(&found.pack.text.name, &found.measurement);
         let place = vec![(stored.position, found.number)];
         if outbox.key(series).is_some_and(|key| has(destination.id, key)) {
             let counters = outbox.destination_mut(destination.id);
@@ -228,7 +230,7 @@ pub(crate) fn add_match(
         }
         if let Some(hold) = &found.hold {
             // A pass gives it its fate, now or when that can change.
-            let (Hold::Waiting(error) | Hold::Dead(error)) = hold;
+            let (Hold::Waiting(error) | Hold::Dead(error)) = &**hold;
             let error = error.clone();
             outbox.add_waiting(
                 destination.id,
@@ -242,10 +244,7 @@ pub(crate) fn add_match(
             continue;
         }
         let (period, due) = if destination.groups_by_period {
-            (
-                group::period_start(found),
-                group::due(found, now_us, clock::wall(), destination.flush_interval_us),
-            )
+            group::period_and_due(found, now_us, now, destination.flush_interval_us)
         } else {
             (None, group::due_at_once(now_us))
         };

@@ -47,15 +47,16 @@ fn group(pack: &Arc<Pack>, device: &str, type_name: &str, minutes: &[i64]) -> Gr
             trusted: true,
         },
         measurement: Arc::new(Measurement {
-            type_name: type_name.to_owned(),
+            key: Arc::new(iomt_mapping::GroupKey {
+                type_name: type_name.to_owned(),
+                device_id: device.to_owned(),
+                patient_id: Some(format!("patient of {device}")),
+                ..Default::default()
+            }),
             occurrence_time: Timestamp::from_ticks(NOON + minute * 600_000_000).expect("in range"),
-            device_id: device.to_owned(),
-            patient_id: Some(format!("patient of {device}")),
-            encounter_id: None,
-            correlation_id: None,
             properties: vec![Property {
-                name: "hr".to_owned(),
-                value: value_at(device, *minute),
+                name: "hr".into(),
+                value: value_at(device, *minute).into(),
             }],
         }),
     };

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::error::ErrorKind;
 use crate::jmespath::JmesPath;
 use crate::jsonpath::JsonPath;
+use crate::message::MATCHED_TOKEN;
 
 /// Why an expression is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,17 @@ impl Expression {
         match self {
             Expression::JsonPath(path) => path.first_member(),
             Expression::JmesPath(path) => path.first_member(),
+        }
+    }
+
+    /// Whether it names one place of the envelope, member by member, and not within the match: it finds the same for all
+    /// matches in a message.
+    pub(crate) fn is_place_in_envelope(&self) -> bool {
+        match self {
+            Expression::JsonPath(path) => {
+                path.first_member() != Some(MATCHED_TOKEN) && path.is_place() && !path.steps().is_empty()
+            }
+            Expression::JmesPath(_) => false,
         }
     }
 

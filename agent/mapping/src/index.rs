@@ -16,8 +16,9 @@ use crate::expression::Expression;
 use crate::message::ParsedMessage;
 use needs::Needs;
 
-/// Below this many templates evaluating all of them is cheaper.
+/// Below this many templates evaluating all of them on a message of few values is cheaper.
 const WORTH_IT: usize = 4;
+const FEW_VALUES: usize = 64;
 
 /// An index over the type matches of templates.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +26,9 @@ pub(crate) struct Index {
     count: usize,
     names: Dictionary,
     texts: Dictionary,
-    /// The longest text in the dictionary; longer ones need no look-up.
-    longest_text: usize,
+    /// Lengths of the words in each dictionary, a bit for each: others need no look-up.
+    name_lengths: u64,
+    text_lengths: u64,
     /// What each template needs, as identifiers.
     needs: Vec<Vec<u32>>,
     /// Templates by the one need that the fewest share.
@@ -57,7 +59,8 @@ impl Index {
             index.by_need.resize(next, Vec::new());
             index.needs.push(ids);
         }
-        index.longest_text = index.texts.keys().map(|text| text.len()).max().unwrap_or(0);
+        index.name_lengths = index.names.keys().fold(0, |bits, name| bits | length_bit(name));
+        index.text_lengths = index.texts.keys().fold(0, |bits, text| bits | length_bit(text));
         let mut shared = vec![0usize; index.by_need.len()];
         for id in index.needs.iter().flatten() {
             if let Some(count) = shared.get_mut(*id as usize) {
@@ -77,7 +80,7 @@ impl Index {
 
     /// Indexes of the templates that may match, in order.
     pub(crate) fn candidates(&self, message: &ParsedMessage<'_>) -> Vec<usize> {
-        if self.count < WORTH_IT {
+        if self.count < WORTH_IT && message.tree().len() <= FEW_VALUES {
             return (0..self.count).collect();
         }
         let mut seen = vec![0u64; self.by_need.len().div_ceil(64)];
@@ -92,14 +95,15 @@ impl Index {
             }
         };
         for (name, text) in message.tree().names_and_texts() {
-            if let Some(id) = name.and_then(|name| self.names.get(name)) {
-                note(*id);
+            let known = |word: Option<&str>, lengths: u64, dictionary: &Dictionary| {
+                let word = word.filter(|word| lengths & length_bit(word) != 0)?;
+                dictionary.get(word).copied()
+            };
+            if let Some(id) = known(name, self.name_lengths, &self.names) {
+                note(id);
             }
-            if let Some(id) = text
-                .filter(|text| text.len() <= self.longest_text)
-                .and_then(|text| self.texts.get(text))
-            {
-                note(*id);
+            if let Some(id) = known(text, self.text_lengths, &self.texts) {
+                note(id);
             }
         }
         let sees = |id: &u32| {
@@ -123,6 +127,11 @@ impl Index {
         candidates.sort_unstable();
         candidates
     }
+}
+
+/// The bit of a word's length; the last one stands for all that are longer.
+fn length_bit(word: &str) -> u64 {
+    1 << word.len().min(63)
 }
 
 /// A quick hash of short names. The dictionary holds names of the mapping only, so nobody outside can make it slow.

@@ -32,6 +32,6 @@ pub use document::Document;
 pub use error::ErrorKind;
 pub use finding::{Finding, Place, Severity, has_errors};
 pub use mapping_set::{MappingSet, SetMatch, SetNormalized};
-pub use measurement::{Measurement, NormalizeError, Property};
+pub use measurement::{GroupKey, Measurement, NormalizeError, Property};
 pub use message::{Envelope, ParsedMessage, PropertyValue};
 pub use time::Timestamp;

@@ -2,33 +2,61 @@
 
 use crate::error::ErrorKind;
 use crate::time::Timestamp;
+use smol_str::SmolStr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// One named value of a measurement; the value is text, spelled as in the message (rule D7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Property {
     /// The `valueName` of the device mapping.
-    pub name: String,
+    pub name: SmolStr,
     /// The text of the value.
-    pub value: String,
+    pub value: SmolStr,
 }
 
-/// The result of one template match (`Measurement` of the IoMT FHIR Connector).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Measurement {
-    /// `typeName` of the device template.
-    pub type_name: String,
-    /// When the reading was taken.
-    pub occurrence_time: Timestamp,
-    /// Device identifier, as the message names it.
+/// What makes measurements one group: the tuple of rule D14, as the message names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupKey {
+    /// Device identifier.
     pub device_id: String,
+    /// `typeName` of the device template, letter case counts.
+    pub type_name: String,
     /// Patient identifier, if the message names one.
     pub patient_id: Option<String>,
     /// Encounter identifier, if the message names one.
     pub encounter_id: Option<String>,
     /// Correlation identifier, if the template asks for one.
     pub correlation_id: Option<String>,
+}
+
+impl GroupKey {
+    /// The key of the group that a measurement belongs to.
+    pub fn of(measurement: &Measurement) -> GroupKey {
+        GroupKey::clone(&measurement.key)
+    }
+}
+
+/// The result of one template match (`Measurement` of the IoMT FHIR Connector).
+///
+/// It reads as its key too: `measurement.device_id`. The samples of a waveform share their key, so that a block of hundreds is
+/// small in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measurement {
+    /// Whose it is, and of what type.
+    pub key: Arc<GroupKey>,
+    /// When the reading was taken.
+    pub occurrence_time: Timestamp,
     /// Named values in template order.
     pub properties: Vec<Property>,
+}
+
+impl Deref for Measurement {
+    type Target = GroupKey;
+
+    fn deref(&self) -> &GroupKey {
+        &self.key
+    }
 }
 
 /// Why a message, a template or one match of it gave no measurement (rule D2: the others go on).

@@ -451,7 +451,7 @@ fn send(outbox: &mut Outbox, case: &Case, destinations: &Destinations, readings:
             &found,
             &mut anew,
             &|_, _| false,
-            clock::monotonic_us(),
+            (clock::monotonic_us(), clock::wall()),
         );
     }
     if let Some(anew) = anew {

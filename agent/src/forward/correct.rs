@@ -4,7 +4,7 @@
 
 use super::fhir::Held;
 use super::pass::{Context, Readings, alive};
-use super::{DestinationHandle, Link};
+use super::{DestinationHandle, GroupKey, Link};
 use crate::associations::{Change, Ticks};
 use crate::clock;
 use crate::corrections::{Correction, INDEX_LAG_US, Open};
@@ -13,6 +13,7 @@ use crate::normalize::receive_time;
 use crate::pipeline::Pipeline;
 use crate::store::StoreError;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Pause before a correction that the server refuses is tried again: microseconds.
 const REFUSED_PAUSE_US: u64 = 60_000_000;
@@ -134,13 +135,13 @@ impl Restored {
     }
 }
 
-/// Number of the group key, and start of the period.
-type SeriesPeriod = (u32, Option<i64>);
+/// Group key, and start of the period. Numbers of keys do not outlive the commits meanwhile.
+type KeyPeriod = (Arc<GroupKey>, Option<i64>);
 
 /// What the journal has of a device in the stretch of a change.
 pub struct Found {
-    /// Position and match number, by series and period.
-    places: BTreeMap<SeriesPeriod, Vec<(Position, u32)>>,
+    /// Position and match number, by group key and period.
+    places: BTreeMap<KeyPeriod, Vec<(Position, u32)>>,
     /// Receive time of the oldest.
     oldest: i64,
     /// When its readings were taken.
@@ -187,12 +188,15 @@ pub async fn scan(
                 all.held.note(&found.measurement.type_name, occurrence);
                 let mut outbox = pipeline.outbox.borrow_mut();
                 let series = outbox.series_of(&found.pack.text.name, &found.measurement);
+                let Some(key) = outbox.key(series).cloned() else {
+                    continue;
+                };
                 let period = handle
                     .groups_by_period
                     .then(|| crate::group::period_start(found))
                     .flatten();
                 let place = (entry.stored.position, found.number);
-                all.places.entry((series, period)).or_default().push(place);
+                all.places.entry((key, period)).or_default().push(place);
                 all.oldest = all.oldest.min(stamp.wall.ticks());
             }
         }
@@ -213,7 +217,8 @@ fn send_again(context: &Context, correction: &Correction, found: Found) {
     let now_us = clock::monotonic_us();
     let unsent = outbox.unsent(destination);
     let mut count = 0;
-    for ((series, period), mut places) in found.places {
+    for ((key, period), mut places) in found.places {
+        let series = outbox.series_of_key(&key);
         places.retain(|place| !unsent.holds(series, period, *place));
         count += places.len();
         for part in places.chunks(crate::store::outbox::FULL_ROW) {

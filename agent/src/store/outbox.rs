@@ -12,6 +12,7 @@
 
 mod exact;
 mod letters;
+mod series;
 mod settle;
 mod shed;
 mod unmatched;
@@ -24,13 +25,11 @@ use self::unwritten::Unwritten;
 use super::progress::{DestinationProgress, Progress, Row, UnmatchedRun};
 use super::read::Ranges;
 use super::recover::Recovered;
-use crate::forward::{Fate, GroupKey};
+use crate::forward::Fate;
 use crate::message::{Position, SourceId, StoredMessage};
 use crate::telemetry::errors::ErrorRecord;
-use iomt_mapping::Measurement;
-use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// A row with what only memory knows of it.
@@ -71,9 +70,7 @@ pub struct Outbox {
     rows: BTreeMap<u64, Pending>,
     open: HashMap<OpenKey, u64>,
     next_row: u64,
-    keys: HashMap<u32, Arc<GroupKey>>,
-    series: HashMap<u64, Vec<u32>>,
-    next_series: u32,
+    series: series::Series,
     unmatched: BTreeMap<Position, UnmatchedRun>,
     /// The run that goes on, by source: its first position, and the receive time of its first message.
     open_runs: HashMap<SourceId, (Position, i64)>,
@@ -88,19 +85,6 @@ pub struct Outbox {
     in_flight: Option<Unwritten>,
 }
 
-fn hash_key(
-    pack: &str,
-    device: &str,
-    type_name: &str,
-    patient: Option<&str>,
-    encounter: Option<&str>,
-    correlation: Option<&str>,
-) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (pack, device, type_name, patient, encounter, correlation).hash(&mut hasher);
-    hasher.finish()
-}
-
 impl Outbox {
     /// The outbox as the store had it; all rows are due at once.
     pub fn restore(recovered: &Recovered, destinations: &[u32], now_us: u64) -> Outbox {
@@ -109,8 +93,7 @@ impl Outbox {
             ..Outbox::default()
         };
         for (id, key) in &recovered.series {
-            outbox.remember_key(*id, Arc::clone(key));
-            outbox.next_series = outbox.next_series.max(id + 1);
+            outbox.series.restore(*id, Arc::clone(key));
         }
         for row in &recovered.rows {
             outbox.next_row = outbox.next_row.max(row.id + 1);
@@ -133,19 +116,6 @@ impl Outbox {
                 .dropped = false;
         }
         outbox
-    }
-
-    fn remember_key(&mut self, id: u32, key: Arc<GroupKey>) {
-        let hash = hash_key(
-            &key.pack,
-            &key.device,
-            &key.type_name,
-            key.patient.as_deref(),
-            key.encounter.as_deref(),
-            key.correlation.as_deref(),
-        );
-        self.series.entry(hash).or_default().push(id);
-        self.keys.insert(id, key);
     }
 
     fn insert(&mut self, pending: Pending) {
@@ -172,76 +142,6 @@ impl Outbox {
     pub fn destination_mut(&mut self, destination: u32) -> &mut DestinationProgress {
         self.pending.any = true;
         self.progress.destinations.entry(destination).or_default()
-    }
-
-    /// The group key with this number.
-    pub fn key(&self, series: u32) -> Option<&Arc<GroupKey>> {
-        self.keys.get(&series)
-    }
-
-    /// Number of the key of a measurement, given anew if it has none.
-    pub fn series_of(&mut self, pack: &str, measurement: &Measurement) -> u32 {
-        let patient = measurement.patient_id.as_deref();
-        let encounter = measurement.encounter_id.as_deref();
-        let correlation = measurement.correlation_id.as_deref();
-        let hash = hash_key(
-            pack,
-            &measurement.device_id,
-            &measurement.type_name,
-            patient,
-            encounter,
-            correlation,
-        );
-        for id in self.series.get(&hash).into_iter().flatten() {
-            let same = self.keys.get(id).is_some_and(|key| {
-                &*key.pack == pack
-                    && *key.device == *measurement.device_id
-                    && *key.type_name == *measurement.type_name
-                    && key.patient.as_deref() == patient
-                    && key.encounter.as_deref() == encounter
-                    && key.correlation.as_deref() == correlation
-            });
-            if same {
-                return *id;
-            }
-        }
-        let id = self.next_series;
-        self.next_series += 1;
-        let key = GroupKey {
-            pack: Arc::from(pack),
-            device: Arc::from(measurement.device_id.as_str()),
-            type_name: Arc::from(measurement.type_name.as_str()),
-            patient: patient.map(Arc::from),
-            encounter: encounter.map(Arc::from),
-            correlation: correlation.map(Arc::from),
-        };
-        self.series.entry(hash).or_default().push(id);
-        self.keys.insert(id, Arc::new(key));
-        self.pending.series.push(id);
-        id
-    }
-
-    /// Number of a group key, given anew if it has none.
-    fn series_of_key(&mut self, key: GroupKey) -> u32 {
-        let known = self
-            .keys
-            .iter()
-            .find(|(_, known)| ***known == key)
-            .map(|(id, _)| *id);
-        known.unwrap_or_else(|| {
-            let id = self.next_series;
-            self.next_series += 1;
-            self.remember_key(id, Arc::new(key));
-            self.pending.series.push(id);
-            id
-        })
-    }
-
-    /// A raw message that a destination gets once more though its cursor has passed it. It is counted already.
-    pub fn add_message_again(&mut self, destination: u32, position: Position, wall: i64, due_us: u64) {
-        let series = self.series_of_key(GroupKey::of_messages());
-        let place = vec![(position, 0)];
-        self.insert_refs(destination, series, None, place, None, None, wall, due_us, 0);
     }
 
     /// A reading that `destination` has to get: opens a row or widens the one that is open.

@@ -155,6 +155,8 @@ pub struct Changes {
     pub progress: Progress,
     /// New group keys.
     pub series: Vec<(u32, Arc<GroupKey>)>,
+    /// Numbers of group keys that no row names any more.
+    pub series_gone: Vec<u32>,
     /// Rows that are new or changed.
     pub rows: Vec<Row>,
     /// Rows that left.
@@ -289,6 +291,11 @@ impl Changes {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO series (id, key) VALUES (?1, ?2)")?
                 .execute(params![id, vault.bytes("series.key", &encode_key(key))])?;
+        }
+        for id in &self.series_gone {
+            transaction
+                .prepare_cached("DELETE FROM series WHERE id = ?1")?
+                .execute([id])?;
         }
         for row in &self.rows {
             self.write_row(transaction, row, &vault)?;

@@ -7,6 +7,7 @@ use iomt_mapping::fhir::{
 };
 use iomt_mapping::{Finding, Measurement, Property, Severity, Timestamp};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 mod batches;
 mod compare;
@@ -276,18 +277,20 @@ pub fn readings(measurements: Option<&Value>) -> Result<Vec<Reading>, String> {
             .into_iter()
             .filter_map(|property| {
                 Some(Property {
-                    name: property.get("name")?.as_str()?.to_owned(),
-                    value: property.get("value")?.as_str()?.to_owned(),
+                    name: property.get("name")?.as_str()?.into(),
+                    value: property.get("value")?.as_str()?.into(),
                 })
             });
         readings.push(Reading {
             measurement: Measurement {
-                type_name: text("type").unwrap_or_default(),
+                key: Arc::new(GroupKey {
+                    type_name: text("type").unwrap_or_default(),
+                    device_id: text("deviceId").unwrap_or_default(),
+                    patient_id: text("patientId"),
+                    encounter_id: text("encounterId"),
+                    correlation_id: text("correlationId"),
+                }),
                 occurrence_time: time(&text("occurrenceTimeUtc").unwrap_or_default())?,
-                device_id: text("deviceId").unwrap_or_default(),
-                patient_id: text("patientId"),
-                encounter_id: text("encounterId"),
-                correlation_id: text("correlationId"),
                 properties: properties.collect(),
             },
             ingestion,

@@ -245,20 +245,24 @@ impl<'d, 't> Loader<'d, 't> {
         let encounter_id = self.optional_expression(scope, "encounterIdExpression");
         let correlation_id = self.optional_expression(scope, "correlationIdExpression");
         let values = self.values(scope);
-        Some(DeviceTemplate {
-            index: self.index,
-            kind,
-            type_name: type_name?,
-            place: self.document.place(node.span),
-            type_match: type_match?,
-            device_id: device_id?,
-            timestamp: timestamp?,
-            timestamp_fallback,
-            patient_id,
-            encounter_id,
-            correlation_id,
-            values,
-        })
+        Some(
+            DeviceTemplate {
+                index: self.index,
+                kind,
+                type_name: type_name?,
+                place: self.document.place(node.span),
+                type_match: type_match?,
+                device_id: device_id?,
+                timestamp: timestamp?,
+                timestamp_fallback,
+                patient_id,
+                encounter_id,
+                correlation_id,
+                values,
+                one_key: false,
+            }
+            .with_one_key(),
+        )
     }
 
     /// The value of a required member; reports when it is missing or null.
@@ -354,7 +358,7 @@ impl<'d, 't> Loader<'d, 't> {
             None => None,
         };
         Some(ValueTemplate {
-            name: name?,
+            name: name?.into(),
             expression: expression?,
             required: required?,
             place: self.document.place(node.span),

@@ -9,6 +9,7 @@ use crate::finding::{Finding, Place, has_errors};
 use crate::index::Index;
 use crate::measurement::{Measurement, NormalizeError};
 use crate::message::ParsedMessage;
+use smol_str::SmolStr;
 
 pub use trace::{FieldTrace, MatchTrace, MissingMember, TemplateTrace, Trace};
 
@@ -84,12 +85,14 @@ pub struct DeviceTemplate {
     encounter_id: Option<Expression>,
     correlation_id: Option<Expression>,
     values: Vec<ValueTemplate>,
+    /// All matches in a message have the same key.
+    one_key: bool,
 }
 
 /// A named value of an inner template.
 #[derive(Clone, Debug)]
 pub struct ValueTemplate {
-    name: String,
+    name: SmolStr,
     /// None for a blank optional one of a legacy type: never a value.
     expression: Option<Expression>,
     required: bool,
@@ -119,6 +122,19 @@ impl ValueTemplate {
 }
 
 impl DeviceTemplate {
+    fn with_one_key(self) -> DeviceTemplate {
+        let one_key = self.has_one_key();
+        DeviceTemplate { one_key, ..self }
+    }
+
+    /// Whether what makes up the key is the same for all matches in a message: places in the envelope.
+    fn has_one_key(&self) -> bool {
+        let optional = [&self.patient_id, &self.encounter_id, &self.correlation_id];
+        let mut parts = optional.into_iter().flatten().chain([&self.device_id]);
+        // The other kinds look into the match, or from the match.
+        self.kind == TemplateKind::Calculated && parts.all(Expression::is_place_in_envelope)
+    }
+
     /// Its index in the mapping, from 0.
     pub fn index(&self) -> usize {
         self.index

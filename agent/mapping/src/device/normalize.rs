@@ -7,10 +7,12 @@ use crate::device::{DeviceTemplate, TemplateKind, TemplateMatch};
 use crate::error::ErrorKind;
 use crate::expression::{EvaluationError, Expression};
 use crate::jmespath::Value;
-use crate::measurement::{Measurement, NormalizeError, Property};
+use crate::measurement::{GroupKey, Measurement, NormalizeError, Property};
 use crate::message::{Enriched, ParsedMessage, Token};
 use crate::time::Timestamp;
 use crate::timestamp::{ReadTime, read_timestamp};
+use smol_str::SmolStr;
+use std::sync::Arc;
 
 /// Learns of each expression's result; `()` learns nothing and costs nothing.
 pub(super) trait Recorder {
@@ -78,9 +80,11 @@ impl DeviceTemplate {
             Ok(found) => found,
             Err(failure) => return errors.push(failure.into_error(self.index, None)),
         };
+        let mut last_key = None;
         for (match_index, matched) in found.iter().enumerate() {
-            match self.measure(message.root(), matched, &mut ()) {
+            match self.measure(message.root(), matched, last_key.as_ref(), &mut ()) {
                 Ok(measurement) => {
+                    last_key = Some(Arc::clone(&measurement.key));
                     matches.push(TemplateMatch {
                         template: self.index,
                         match_index,
@@ -103,11 +107,12 @@ impl DeviceTemplate {
         found.map_err(|error| failure(error, "typeMatchExpression"))
     }
 
-    /// The measurement of one match.
+    /// The measurement of one match. It shares `last_key`, the key of another match in the message, where it has the same.
     pub(super) fn measure<R: Recorder>(
         &self,
         root: Token<'_>,
         matched: &Value<'_>,
+        last_key: Option<&Arc<GroupKey>>,
         recorder: &mut R,
     ) -> Result<Measurement, FieldFailure> {
         // A computed match becomes a document of its own, which JSONPath can look into.
@@ -139,21 +144,17 @@ impl DeviceTemplate {
                 origin: export_of(root, matched),
             },
         };
-        let device_id = self.required(sight, "deviceIdExpression", &self.device_id, recorder)?;
-        let occurrence_time = self.time(sight, recorder)?;
-        let correlation_id = match &self.correlation_id {
-            Some(expression) => {
-                Some(self.required(sight, "correlationIdExpression", expression, recorder)?)
+        let (key, occurrence_time) = match last_key.filter(|_| self.one_key) {
+            // None of its parts can fail where they did not before.
+            Some(key) => (Arc::clone(key), self.time(sight, recorder)?),
+            None => {
+                let (key, time) = self.key_and_time(sight, recorder)?;
+                match last_key.filter(|last| ***last == key) {
+                    Some(last) => (Arc::clone(last), time),
+                    None => (Arc::new(key), time),
+                }
             }
-            None => None,
         };
-        let patient_id = self.optional(sight, "patientIdExpression", self.patient_id.as_ref(), recorder)?;
-        let encounter_id = self.optional(
-            sight,
-            "encounterIdExpression",
-            self.encounter_id.as_ref(),
-            recorder,
-        )?;
         let mut properties = Vec::with_capacity(self.values.len());
         for value in &self.values {
             let Some(expression) = &value.expression else {
@@ -170,14 +171,41 @@ impl DeviceTemplate {
             }));
         }
         Ok(Measurement {
-            type_name: self.type_name.clone(),
+            key,
             occurrence_time,
-            device_id,
-            patient_id,
-            encounter_id,
-            correlation_id,
             properties,
         })
+    }
+
+    /// Whose it is, and when; evaluated in this order, of which the first failure is told.
+    fn key_and_time<R: Recorder>(
+        &self,
+        sight: Sight<'_>,
+        recorder: &mut R,
+    ) -> Result<(GroupKey, Timestamp), FieldFailure> {
+        let device_id = self.required(sight, "deviceIdExpression", &self.device_id, recorder)?;
+        let time = self.time(sight, recorder)?;
+        let correlation_id = match &self.correlation_id {
+            Some(expression) => {
+                Some(self.required(sight, "correlationIdExpression", expression, recorder)?)
+            }
+            None => None,
+        };
+        let patient_id = self.optional(sight, "patientIdExpression", self.patient_id.as_ref(), recorder)?;
+        let encounter_id = self.optional(
+            sight,
+            "encounterIdExpression",
+            self.encounter_id.as_ref(),
+            recorder,
+        )?;
+        let key = GroupKey {
+            device_id: device_id.into(),
+            type_name: self.type_name.clone(),
+            patient_id: patient_id.map(String::from),
+            encounter_id: encounter_id.map(String::from),
+            correlation_id: correlation_id.map(String::from),
+        };
+        Ok((key, time))
     }
 
     fn evaluate<'t>(&'t self, sight: Sight<'t>, field: &str, expression: &'t Expression) -> Found<'t> {
@@ -206,13 +234,13 @@ impl DeviceTemplate {
         field: &str,
         expression: &Expression,
         recorder: &mut R,
-    ) -> Result<String, FieldFailure> {
+    ) -> Result<SmolStr, FieldFailure> {
         let found = self.evaluate(sight, field, expression);
         let text = usable(&found);
         match (text, &found) {
             (Ok(Some(text)), _) => {
                 recorder.field(field, expression, &found, Outcome::Text(&text));
-                Ok(text.into_owned())
+                Ok(text.into())
             }
             (_, Err(error)) => {
                 recorder.field(field, expression, &found, Outcome::Failed(&error.text));
@@ -233,7 +261,7 @@ impl DeviceTemplate {
         field: &str,
         expression: Option<&Expression>,
         recorder: &mut R,
-    ) -> Result<Option<String>, FieldFailure> {
+    ) -> Result<Option<SmolStr>, FieldFailure> {
         let Some(expression) = expression else {
             return Ok(None);
         };
@@ -241,7 +269,7 @@ impl DeviceTemplate {
         match (usable(&found), &found) {
             (Ok(Some(text)), _) => {
                 recorder.field(field, expression, &found, Outcome::Text(&text));
-                Ok(Some(text.into_owned()))
+                Ok(Some(text.into()))
             }
             // What cannot be evaluated is an error, optional or not.
             (_, Err(error)) => {

@@ -138,7 +138,7 @@ impl DeviceTemplate {
                 trace.matched = true;
                 for (match_index, matched) in found.iter().enumerate() {
                     let mut fields = Fields::default();
-                    let measured = self.measure(root, matched, &mut fields).is_ok();
+                    let measured = self.measure(root, matched, None, &mut fields).is_ok();
                     if !measured {
                         fields.mark_last_failed();
                     }

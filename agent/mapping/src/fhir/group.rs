@@ -20,34 +20,6 @@ pub struct Reading {
     pub ingestion: i64,
 }
 
-/// What makes measurements one group: the tuple of rule D14, as the message names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupKey {
-    /// Device id.
-    pub device_id: String,
-    /// Measurement type, letter case counts.
-    pub type_name: String,
-    /// Patient id.
-    pub patient_id: Option<String>,
-    /// Encounter id.
-    pub encounter_id: Option<String>,
-    /// Correlation id.
-    pub correlation_id: Option<String>,
-}
-
-impl GroupKey {
-    /// The key of the group that a measurement belongs to.
-    pub fn of(measurement: &Measurement) -> GroupKey {
-        GroupKey {
-            device_id: measurement.device_id.clone(),
-            type_name: measurement.type_name.clone(),
-            patient_id: measurement.patient_id.clone(),
-            encounter_id: measurement.encounter_id.clone(),
-            correlation_id: measurement.correlation_id.clone(),
-        }
-    }
-}
-
 /// The readings that become one Observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservationGroup {
@@ -187,7 +159,7 @@ impl Tally {
 }
 
 impl FhirTemplate {
-    /// Splits the readings of one group ([`GroupKey`]) into those of single Observations, in order of first
+    /// Splits the readings of one group ([`crate::GroupKey`]) into those of single Observations, in order of first
     /// appearance. With [`Period::Correlation`] and no correlation id: `CorrelationIdNotDefinedException`.
     pub fn observation_groups(&self, readings: &[Reading]) -> Result<Vec<ObservationGroup>, BuildError> {
         let mut order: Vec<(Timestamp, Timestamp)> = Vec::new();
@@ -374,7 +346,7 @@ fn merge_by_instant(
             };
             let point = Point {
                 time,
-                text: property.value.clone(),
+                text: property.value.to_string(),
                 reading: *index,
             };
             let Some(earlier) = series.get_mut(&time) else {

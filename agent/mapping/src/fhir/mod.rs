@@ -16,13 +16,9 @@
 //! let mapping = mapping.unwrap();
 //! let reading = |minutes: i64, text: &str| Reading {
 //!     measurement: Measurement {
-//!         type_name: "heartrate".to_owned(),
+//!         key: GroupKey { type_name: "heartrate".to_owned(), device_id: "bed-1".to_owned(), ..GroupKey::default() }.into(),
 //!         occurrence_time: Timestamp::from_ticks(minutes * 600_000_000).unwrap(),
-//!         device_id: "bed-1".to_owned(),
-//!         patient_id: None,
-//!         encounter_id: None,
-//!         correlation_id: None,
-//!         properties: vec![Property { name: "hr".to_owned(), value: text.to_owned() }],
+//!         properties: vec![Property { name: "hr".into(), value: text.into() }],
 //!     },
 //!     ingestion: minutes,
 //! };
@@ -56,12 +52,12 @@ mod template;
 mod tests;
 mod trace;
 
+pub use crate::measurement::GroupKey;
 pub use build::{BuildOptions, BuiltObservation, ChangedPeriod, ResourceIds};
 pub use datetime::parse_datetime;
 pub use decimal::{compare_decimals, decimal};
 pub use group::{
-    BuildError, GroupKey, ObservationGroup, Point, Reading, ReadingAccount, ReadingError, ReadingOutcome,
-    Series,
+    BuildError, ObservationGroup, Point, Reading, ReadingAccount, ReadingError, ReadingOutcome, Series,
 };
 pub use identity::{Identity, IdentityForm, SERVICE_SYSTEM, identity, resource_id};
 pub use memory::SentMemory;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::measurement::{Measurement, Property};
 use crate::time::Timestamp;
+use std::sync::Arc;
 
 fn template(period: &str) -> FhirTemplate {
     let text = format!(
@@ -27,17 +28,18 @@ fn template(period: &str) -> FhirTemplate {
 fn reading(second: i64, arrival: i64, values: Vec<(&str, String)>) -> Reading {
     Reading {
         measurement: Measurement {
-            type_name: "t".to_owned(),
+            key: Arc::new(GroupKey {
+                type_name: "t".to_owned(),
+                device_id: "d".to_owned(),
+                correlation_id: Some("session".to_owned()),
+                ..GroupKey::default()
+            }),
             occurrence_time: Timestamp::from_ticks(second * 10_000_000).unwrap(),
-            device_id: "d".to_owned(),
-            patient_id: None,
-            encounter_id: None,
-            correlation_id: Some("session".to_owned()),
             properties: values
                 .into_iter()
                 .map(|(name, value)| Property {
-                    name: name.to_owned(),
-                    value,
+                    name: name.into(),
+                    value: value.into(),
                 })
                 .collect(),
         },

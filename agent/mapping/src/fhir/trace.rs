@@ -87,9 +87,9 @@ impl FhirTemplate {
     ///       "value": { "valueType": "Quantity", "valueName": "rate" } } } ] }"#);
     /// let mapping = mapping.unwrap();
     /// let measurement = Measurement {
-    ///     type_name: "hr".to_owned(), occurrence_time: Timestamp::from_ticks(0).unwrap(), device_id: "d".to_owned(),
-    ///     patient_id: None, encounter_id: None, correlation_id: None,
-    ///     properties: vec![Property { name: "Rate".to_owned(), value: "60".to_owned() }],
+    ///     key: GroupKey { type_name: "hr".to_owned(), device_id: "d".to_owned(), ..GroupKey::default() }.into(),
+    ///     occurrence_time: Timestamp::from_ticks(0).unwrap(),
+    ///     properties: vec![Property { name: "Rate".into(), value: "60".into() }],
     /// };
     /// let template = mapping.template("hr").unwrap();
     /// let groups = template.observation_groups(&[Reading { measurement, ingestion: 0 }]).unwrap();

@@ -150,6 +150,11 @@ impl JsonPath {
         }
     }
 
+    /// Whether it names one member after another, and nothing else.
+    pub(crate) fn is_place(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step, Step::Member(_)))
+    }
+
     /// Whether a filter has `&&` and `||`, which have no precedence: everything to the right of an operator is grouped.
     pub fn mixes_operators(&self) -> bool {
         self.mixes_operators

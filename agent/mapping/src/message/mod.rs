@@ -11,6 +11,7 @@ mod tree;
 
 pub use envelope::{Envelope, ParsedMessage, PropertyValue};
 pub use json::{JsonError, MAXIMUM_NESTING, parse, parse_nested};
+pub(crate) use token::MATCHED_TOKEN;
 pub use token::{Enriched, Kind, Token};
 pub use tree::Tree;
 pub(crate) use tree::{TreeBuilder, named};

@@ -6,7 +6,7 @@ use crate::message::tree::{Name, Node, Tree, TreeBuilder, Value, named};
 use std::borrow::Cow;
 
 /// The name of the member that a match adds to the envelope.
-const MATCHED_TOKEN: &str = "matchedToken";
+pub(crate) const MATCHED_TOKEN: &str = "matchedToken";
 
 /// The envelope with a member `matchedToken`: what the expressions of a CalculatedContent template see.
 #[derive(Clone, Copy, Debug)]

@@ -29,6 +29,7 @@ use std::cmp::Ordering;
 
 use crate::fhir::{Concept, compare_decimals};
 use crate::finding::Place;
+use crate::mapping_set::same_type;
 use crate::time::{TICKS_PER_SECOND, Timestamp};
 
 /// A loaded third file.
@@ -43,10 +44,9 @@ pub struct PackOptions {
 impl PackOptions {
     /// The options of a measurement type, without regard to letter case.
     pub fn of_type(&self, type_name: &str) -> Option<&TypeOptions> {
-        let lower = type_name.to_lowercase();
         self.types
             .iter()
-            .find(|(name, _)| *name == lower)
+            .find(|(name, _)| same_type(name, type_name))
             .map(|(_, options)| options)
     }
 

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fhir::{BuildOptions, FhirMapping, Merge, ObservationGroup, Reading, ResourceIds};
-use crate::measurement::{Measurement, Property};
+use crate::measurement::{GroupKey, Measurement, Property};
+use std::sync::Arc;
 
 const FHIR: &str = r#"{ "templateType": "CollectionFhir", "template": [
   { "templateType": "CodeValueFhir", "template": { "typeName": "heartrate",
@@ -35,15 +36,15 @@ fn mapping() -> FhirMapping {
 fn reading(type_name: &str, name: &str, minute: i64, value: &str) -> Reading {
     Reading {
         measurement: Measurement {
-            type_name: type_name.to_owned(),
+            key: Arc::new(GroupKey {
+                type_name: type_name.to_owned(),
+                device_id: "d".to_owned(),
+                ..GroupKey::default()
+            }),
             occurrence_time: Timestamp::from_ticks(minute * 60 * TICKS_PER_SECOND).unwrap(),
-            device_id: "d".to_owned(),
-            patient_id: None,
-            encounter_id: None,
-            correlation_id: None,
             properties: vec![Property {
-                name: name.to_owned(),
-                value: value.to_owned(),
+                name: name.into(),
+                value: value.into(),
             }],
         },
         ingestion: minute,

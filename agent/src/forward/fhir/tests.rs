@@ -91,15 +91,17 @@ pub(in crate::forward) fn named_group(
                 trusted: true,
             },
             measurement: Arc::new(Measurement {
-                type_name: type_name.to_owned(),
+                key: Arc::new(iomt_mapping::GroupKey {
+                    type_name: type_name.to_owned(),
+                    device_id: device.unwrap().to_owned(),
+                    patient_id: text(patient),
+                    encounter_id: text(encounter),
+                    correlation_id: None,
+                }),
                 occurrence_time: Timestamp::from_ticks(NOON + minute * 600_000_000).unwrap(),
-                device_id: device.unwrap().to_owned(),
-                patient_id: text(patient),
-                encounter_id: text(encounter),
-                correlation_id: None,
                 properties: vec![Property {
-                    name: (*name).to_owned(),
-                    value: (*value).to_owned(),
+                    name: (*name).into(),
+                    value: (*value).into(),
                 }],
             }),
         });

@@ -182,8 +182,8 @@ fn measured(measurement: &Value) -> Measurement {
         .unwrap()
         .iter()
         .map(|property| Property {
-            name: property["name"].as_str().unwrap().to_owned(),
-            value: property["value"].as_str().unwrap().to_owned(),
+            name: property["name"].as_str().unwrap().into(),
+            value: property["value"].as_str().unwrap().into(),
         });
     let time: jiff::Timestamp = measurement["occurrenceTimeUtc"]
         .as_str()
@@ -191,12 +191,12 @@ fn measured(measurement: &Value) -> Measurement {
         .parse()
         .unwrap();
     Measurement {
-        type_name: measurement["type"].as_str().unwrap().to_owned(),
+        key: Arc::new(iomt_mapping::GroupKey {
+            type_name: measurement["type"].as_str().unwrap().to_owned(),
+            device_id: measurement["deviceId"].as_str().unwrap().to_owned(),
+            ..Default::default()
+        }),
         occurrence_time: Timestamp::from_ticks(i64::try_from(time.as_nanosecond() / 100).unwrap()).unwrap(),
-        device_id: measurement["deviceId"].as_str().unwrap().to_owned(),
-        patient_id: None,
-        encounter_id: None,
-        correlation_id: None,
         properties: properties.collect(),
     }
 }

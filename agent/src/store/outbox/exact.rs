@@ -69,10 +69,10 @@ impl Outbox {
 
     /// Makes the waiting rows of a device due at once: whose it is, or was, has changed.
     pub fn wake_device(&mut self, device: &str, now_us: u64) {
-        let keys = &self.keys;
+        let keys = &self.series;
         for pending in self.rows.values_mut().filter(|p| p.row.waiting.is_some()) {
             if keys
-                .get(&pending.row.series)
+                .get(pending.row.series)
                 .is_some_and(|key| &*key.device == device)
             {
                 pending.due_us = pending.due_us.min(now_us);

@@ -91,8 +91,7 @@ impl Outbox {
                     };
                     self.destination_mut(destination).dead += 1;
                     let is_message = self
-                        .keys
-                        .get(&pending.row.series)
+                        .key(pending.row.series)
                         .is_some_and(|key| key.is_of_messages());
                     self.dead(DeadLetter {
                         destination: Some(destination),
@@ -155,7 +154,7 @@ impl Outbox {
         self.destination_mut(destination).lost += count;
         let at = places.iter().map(|(position, _)| *position);
         let range = at.clone().min().zip(at.max());
-        let key = self.keys.get(&row.series);
+        let key = self.key(row.series);
         let reading = key.map(|key| (Arc::clone(&key.device), Arc::clone(&key.type_name)));
         self.lose(Loss {
             destination: Some(destination),

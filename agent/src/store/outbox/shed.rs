@@ -136,7 +136,7 @@ impl Outbox {
         self.pending.any = true;
         if lost > 0 {
             self.destination_mut(destination).lost += lost;
-            let key = self.keys.get(&series);
+            let key = self.series.get(series);
             self.pending.losses.push(Loss {
                 destination: Some(destination),
                 source,

@@ -4,7 +4,7 @@ use crate::message::RevisionId;
 use crate::message::{Message, Payload, PayloadKind, Stamp};
 use iomt_mapping::Timestamp;
 
-fn stored(position: Position) -> Arc<StoredMessage> {
+pub(super) fn stored(position: Position) -> Arc<StoredMessage> {
     let stamp = Stamp {
         boot: 1,
         monotonic_us: 0,

@@ -17,6 +17,7 @@ pub(super) struct Unwritten {
     pub(super) rows: BTreeSet<u64>,
     pub(super) gone: BTreeSet<u64>,
     pub(super) series: Vec<u32>,
+    pub(super) series_gone: Vec<u32>,
     pub(super) sent_periods: BTreeMap<(u32, String), SentPeriod>,
     pub(super) dead_letters: Vec<(u64, DeadLetter)>,
     pub(super) letters_gone: BTreeSet<u64>,
@@ -34,6 +35,7 @@ impl Unwritten {
         self.rows.extend(older.rows);
         self.gone.extend(older.gone);
         self.series.extend(older.series);
+        self.series_gone.extend(older.series_gone);
         for (key, sent) in older.sent_periods {
             self.sent_periods.entry(key).or_insert(sent);
         }
@@ -105,14 +107,12 @@ impl Outbox {
 
     /// Everything that changed, for one commit; followed by [`Outbox::written`] or [`Outbox::not_written`].
     pub fn take_changes(&mut self) -> Changes {
-        let taken = std::mem::take(&mut self.pending);
+        self.forget_series();
+        let mut taken = std::mem::take(&mut self.pending);
         let changes = Changes {
             progress: self.progress.clone(),
-            series: taken
-                .series
-                .iter()
-                .filter_map(|id| self.keys.get(id).map(|key| (*id, Arc::clone(key))))
-                .collect(),
+            series: self.take_series(&mut taken),
+            series_gone: taken.series_gone.clone(),
             rows: taken
                 .rows
                 .iter()

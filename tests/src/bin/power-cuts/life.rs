@@ -261,12 +261,12 @@ impl<'a> Life<'a> {
                     progress.matches += 1;
                     self.outbox.note_matched(SOURCE);
                     let measurement = Measurement {
-                        type_name: "heartrate".to_owned(),
+                        key: Arc::new(iomt_mapping::GroupKey {
+                            type_name: "heartrate".to_owned(),
+                            device_id: device(serial),
+                            ..Default::default()
+                        }),
                         occurrence_time: clock::wall(),
-                        device_id: device(serial),
-                        patient_id: None,
-                        encounter_id: None,
-                        correlation_id: None,
                         properties: Vec::new(),
                     };
                     let series = self.outbox.series_of("pack", &measurement);

@@ -33,15 +33,15 @@ fn heart_rates(device: &str, readings: &[(u64, u32)]) -> Group {
                 match_number: *match_number,
                 received: stamp(),
                 measurement: Arc::new(Measurement {
-                    type_name: "heartrate".to_owned(),
+                    key: Arc::new(iomt_mapping::GroupKey {
+                        type_name: "heartrate".to_owned(),
+                        device_id: device.to_owned(),
+                        ..Default::default()
+                    }),
                     occurrence_time: stamp().wall,
-                    device_id: device.to_owned(),
-                    patient_id: None,
-                    encounter_id: None,
-                    correlation_id: None,
                     properties: vec![Property {
-                        name: "hr".to_owned(),
-                        value: "78".to_owned(),
+                        name: "hr".into(),
+                        value: "78".into(),
                     }],
                 }),
             })

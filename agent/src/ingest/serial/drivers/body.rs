@@ -222,6 +222,8 @@ impl Waveform {
         }
         self.values.clear();
         body.push_str("]}");
+        // It stays in memory for a while.
+        body.shrink_to_fit();
         out.messages.push(DriverMessage {
             body: body.into_bytes(),
             waveform: true,
@@ -257,33 +259,52 @@ impl Times {
             self.second = Some(second);
         }
         body.push_str(&self.text);
-        let (mut fraction, digits) = match at.ticks().rem_euclid(TICKS) {
-            0 => (0, 0),
-            ticks if ticks % 10_000 == 0 => (ticks / 10_000, 3),
-            ticks => (ticks, 7),
+        let fraction = at.ticks().rem_euclid(TICKS);
+        let digits = match fraction {
+            0 => 0,
+            _ if fraction % 10_000 == 0 => 3,
+            _ => 7,
         };
         if digits > 0 {
-            let mut text = *b"0000000";
-            for digit in text.iter_mut().take(digits).rev() {
-                *digit = b'0' + u8::try_from(fraction % 10).unwrap_or(0);
-                fraction /= 10;
+            let mut text = *b".0000000";
+            let mut rest = fraction;
+            for digit in text.iter_mut().skip(1).rev() {
+                *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+                rest /= 10;
             }
-            body.push('.');
-            body.extend(text.iter().take(digits).map(|digit| char::from(*digit)));
+            body.push_str(ascii(text.get(..=digits).unwrap_or_default()));
         }
         body.push('Z');
     }
+}
+
+/// Digits as text.
+fn ascii(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
 }
 
 /// Writes a number as `f64` shows it; samples are mostly whole.
 fn number(value: f64, body: &mut String) {
     #[expect(clippy::cast_possible_truncation, reason = "compared with what it was")]
     let whole = value as i32;
-    if f64::from(whole).to_bits() == value.to_bits() {
-        let _ = write!(body, "{whole}");
-    } else {
+    if f64::from(whole).to_bits() != value.to_bits() {
+        // Writing to a String never fails.
         let _ = write!(body, "{value}");
+        return;
     }
+    if whole < 0 {
+        body.push('-');
+    }
+    let (mut text, mut rest, mut first) = ([b'0'; 10], whole.unsigned_abs(), 10);
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        first -= 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    body.push_str(ascii(text.get(first..).unwrap_or_default()));
 }
 
 #[cfg(test)]
@@ -319,6 +340,8 @@ mod tests {
             -0.0,
             5.0,
             -5.0,
+            10.0,
+            -2_147_483_648.0,
             0.25,
             1e-7,
             2_147_483_647.0,

@@ -249,9 +249,7 @@ impl Protocol for Package {
             return Step::More;
         }
         let high = byte(bytes, 1);
-        let data: Vec<u8> = (0..7)
-            .map(|i: u8| byte(bytes, usize::from(i) + 2) & 0x7F | (high >> i & 1) << 7)
-            .collect();
+        let data: [u8; 7] = std::array::from_fn(|i| byte(bytes, i + 2) & 0x7F | (high >> i & 1) << 7);
         let at = |index: usize| byte(&data, index);
         if package_type != 1 {
             return Step::Frame(
