@@ -34,4 +34,5 @@ pub use finding::{Finding, Place, Severity, has_errors};
 pub use mapping_set::{MappingSet, SetMatch, SetNormalized};
 pub use measurement::{GroupKey, Measurement, NormalizeError, Property};
 pub use message::{Envelope, ParsedMessage, PropertyValue};
+pub use smol_str::SmolStr;
 pub use time::Timestamp;

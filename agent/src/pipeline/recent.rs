@@ -8,7 +8,7 @@ use crate::message::{Position, StoredMessage};
 use crate::normalize::{Match, Normalized};
 use crate::telemetry::errors::ErrorRecord;
 use crate::timekeeping::device::AtReading;
-use iomt_mapping::Measurement;
+use iomt_mapping::{GroupKey, Measurement, SmolStr};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,21 +43,31 @@ impl Entry {
     }
 }
 
-/// Bytes that a measurement holds in memory, roughly.
+/// Bytes that a measurement holds in memory, roughly: of a key that others have too, its share.
 pub fn weight_of_measurement(measurement: &Measurement) -> usize {
     let text = |text: &str| text.len() + ALLOCATION;
     let optional = |id: &Option<String>| id.as_deref().map_or(0, text);
+    let long = |text: &SmolStr| {
+        if text.is_heap_allocated() {
+            text.len() + ALLOCATION
+        } else {
+            0
+        }
+    };
     let properties = measurement
         .properties
         .iter()
-        .map(|property| size_of_val(property) + text(&property.name) + text(&property.value));
-    size_of::<Measurement>()
-        + 2 * ALLOCATION
+        .map(|property| size_of_val(property) + long(&property.name) + long(&property.value));
+    let key = size_of::<GroupKey>()
+        + ALLOCATION
         + text(&measurement.type_name)
         + text(&measurement.device_id)
         + optional(&measurement.patient_id)
         + optional(&measurement.encounter_id)
-        + optional(&measurement.correlation_id)
+        + optional(&measurement.correlation_id);
+    size_of::<Measurement>()
+        + 2 * ALLOCATION
+        + key / Arc::strong_count(&measurement.key).max(1)
         + properties.sum::<usize>()
 }
 
@@ -195,19 +205,20 @@ mod tests {
     }
 
     fn result(pack: &Arc<Pack>, measurements: u32) -> Rc<Normalized> {
+        let key = Arc::new(GroupKey {
+            type_name: "wave".to_owned(),
+            device_id: "monitor-1".to_owned(),
+            ..GroupKey::default()
+        });
         let one = |number| Match {
             number,
             pack: Arc::clone(pack),
             measurement: Arc::new(Measurement {
-                type_name: "wave".to_owned(),
+                key: Arc::clone(&key),
                 occurrence_time: Timestamp::from_ticks(0).unwrap(),
-                device_id: "monitor-1".to_owned(),
-                patient_id: None,
-                encounter_id: None,
-                correlation_id: None,
                 properties: vec![Property {
-                    name: "wave".to_owned(),
-                    value: "12.5".to_owned(),
+                    name: "wave".into(),
+                    value: "12.5".into(),
                 }],
             }),
             hold: None,
@@ -223,7 +234,7 @@ mod tests {
     #[test]
     fn what_messages_became_leaves_before_the_messages_do() {
         let pack = any_pack();
-        for (measurements, most) in [(1, 2000), (250, 10)] {
+        for (measurements, most) in [(1, 2000), (250, 30)] {
             let mut recent = Recent::default();
             for position in 1..=200 {
                 recent.push(vec![entry(position, 1000)]);

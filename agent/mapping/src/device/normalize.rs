@@ -360,3 +360,55 @@ fn export_of<'t>(root: Token<'t>, matched: Token<'t>) -> Token<'t> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceMapping;
+
+    /// Matches of `values`, each with the device that `device` finds.
+    fn keys(device: &str, body: &str) -> Vec<Arc<GroupKey>> {
+        let text = format!(
+            r#"{{ "templateType": "CollectionContent", "template": [ {{ "templateType": "CalculatedContent", "template": {{
+                "typeName": "ecg", "typeMatchExpression": "$.Body.values[*]", "deviceIdExpression": "{device}",
+                "timestampExpression": "$.matchedToken.at", "correlationIdExpression": "$.Body.block",
+                "values": [ {{ "valueName": "ecg", "valueExpression": "$.matchedToken.v", "required": true }} ] }} }} ] }}"#
+        );
+        let (mapping, findings) = DeviceMapping::load(&text);
+        assert_eq!(findings, []);
+        let envelope = format!(r#"{{"Body": {body}, "SystemProperties": {{"device": "strap"}}}}"#);
+        let message = ParsedMessage::from_envelope(envelope.as_bytes()).unwrap();
+        let found = mapping.unwrap().normalize(&message);
+        assert_eq!(found.errors, []);
+        found.matches.into_iter().map(|one| one.measurement.key).collect()
+    }
+
+    #[test]
+    fn samples_of_a_block_share_one_key() {
+        let body = r#"{"block": "b-1", "values": [{"at": "2026-03-01T07:00:00Z", "v": 1, "device": "a"},
+            {"at": "2026-03-01T07:00:00.004Z", "v": 2, "device": "a"}, {"at": "2026-03-01T07:00:00.008Z", "v": 3, "device": "b"}]}"#;
+        // A place in the envelope is looked up once, any other expression for each sample.
+        for (device, id) in [
+            ("$.SystemProperties.device", "strap"),
+            ("$.SystemProperties['device']", "strap"),
+            ("$.Body.block", "b-1"),
+        ] {
+            let keys = keys(device, body);
+            assert_eq!(keys.len(), 3);
+            assert!(keys.iter().all(|key| Arc::ptr_eq(key, &keys[0])), "{device}");
+            let (found, block) = (&*keys[0].device_id, keys[0].correlation_id.as_deref());
+            assert_eq!((found, block), (id, Some("b-1")));
+        }
+        let keys = keys("$.matchedToken.device", body);
+        assert!(Arc::ptr_eq(&keys[0], &keys[1]));
+        let devices: Vec<&str> = keys.iter().map(|key| key.device_id.as_str()).collect();
+        assert_eq!(devices, ["a", "a", "b"]);
+    }
+
+    #[test]
+    fn a_sample_is_small_in_memory() {
+        // A block of 250 samples stays in memory with what it became until it is sent.
+        assert!(size_of::<Measurement>() <= 40);
+        assert!(size_of::<Property>() <= 48);
+    }
+}

@@ -16,7 +16,9 @@ use crate::message::{Message, PayloadKind, Stamp};
 use crate::telemetry::errors::ErrorRecord;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use iomt_mapping::Measurement;
+use iomt_mapping::{Measurement, Property, Timestamp};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -59,13 +61,17 @@ fn common(origin: &Origin, id: &str, received: Stamp) -> Map<String, Value> {
     let mut properties = Map::new();
     properties.insert("bedside-event-id".to_owned(), json!(id));
     properties.insert("bedside-gateway".to_owned(), json!(&*origin.gateway));
-    let received_name = if received.trusted {
+    let name = received_name(received);
+    properties.insert(name.to_owned(), json!(received.wall.to_string()));
+    properties
+}
+
+fn received_name(received: Stamp) -> &'static str {
+    if received.trusted {
         "iothub-enqueuedtime"
     } else {
         "bedside-untrusted-time"
-    };
-    properties.insert(received_name.to_owned(), json!(received.wall.to_string()));
-    properties
+    }
 }
 
 /// A body that is a JSON object with the event id as its last member, every other byte as it came; any other body as it is.
@@ -111,20 +117,39 @@ pub(super) fn of_message(origin: &Origin, raw: &RawMessage, bodies: Bodies) -> R
         Envelope::IotHub => Ok(Cow::Owned(iot_hub_envelope(message))),
     };
     let element = match text {
-        Ok(text) if bodies.with_id => json!({ "Body": with_id(&text, &id), "UserProperties": properties }),
-        Ok(text) => json!({ "Body": text, "UserProperties": properties }),
+        Ok(text) if bodies.with_id => element(&with_id(&text, &id), &properties),
+        Ok(text) => element(&text, &properties),
         Err(_) => {
             properties.insert("bedside-body".to_owned(), json!("base64"));
             let body = BASE64_STANDARD.encode(message.payload.bytes());
-            json!({ "Body": body, "IsBodyBase64": true, "UserProperties": properties })
+            let element = json!({ "Body": body, "IsBodyBase64": true, "UserProperties": properties });
+            element.to_string().into_bytes()
         }
     };
     Ok(Event {
         id,
         device: message.device_id.clone(),
-        element: element.to_string().into_bytes(),
+        element,
         is_single: false,
     })
+}
+
+/// Element of the batch, written at once: a waveform is thousands of events a second, or long ones.
+fn element(body: &str, properties: &impl Serialize) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Element<'e, P> {
+        body: &'e str,
+        user_properties: &'e P,
+    }
+    let mut element = Vec::with_capacity(body.len() + body.len() / 4 + 320);
+    let parts = Element {
+        body,
+        user_properties: properties,
+    };
+    // Texts and maps of texts can always be written to memory.
+    let _ = serde_json::to_writer(&mut element, &parts);
+    element
 }
 
 /// The message as a MedTech mapping of the template type `IotJsonPathContent` sees one that came through an IoT Hub. What the
@@ -205,17 +230,21 @@ pub(super) fn of_measurement(
     id_in_body: bool,
 ) -> Event {
     let id = event_id(origin, reading.position, Some(reading.match_number));
-    let mut properties = common(origin, &id, reading.received);
-    properties.insert("bedside-pack".to_owned(), json!(&*group.key.pack));
-    let mut body = measurement_json(&reading.measurement, reading.received).to_string();
+    let properties = MeasurementProperties {
+        id: &id,
+        gateway: &origin.gateway,
+        received: reading.received,
+        pack: &group.key.pack,
+    };
+    let mut body = measurement_json(&reading.measurement, reading.received);
     if id_in_body {
         body = with_id(&body, &id);
     }
-    let element = json!({ "Body": body, "UserProperties": properties });
+    let element = element(&body, &properties);
     Event {
         id,
         device: Some(Arc::clone(&group.key.device)),
-        element: element.to_string().into_bytes(),
+        element,
         is_single: false,
     }
 }
@@ -243,7 +272,7 @@ pub(super) fn of_measurements(
     let bodies: Vec<String> = readings
         .iter()
         .map(|(_, reading)| {
-            let body = measurement_json(&reading.measurement, reading.received).to_string();
+            let body = measurement_json(&reading.measurement, reading.received);
             let own = event_id(origin, reading.position, Some(reading.match_number));
             if id_in_body { with_id(&body, &own) } else { body }
         })
@@ -298,21 +327,77 @@ pub(super) fn weight_of(measurement: &Measurement) -> usize {
     320 + measurement.type_name.len() + measurement.device_id.len() + ids + properties
 }
 
+/// User properties of a measurement: those of every event, and its pack.
+struct MeasurementProperties<'e> {
+    id: &'e str,
+    gateway: &'e str,
+    received: Stamp,
+    pack: &'e str,
+}
+
+impl Serialize for MeasurementProperties<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(4))?;
+        map.serialize_entry("bedside-event-id", self.id)?;
+        map.serialize_entry("bedside-gateway", self.gateway)?;
+        map.serialize_entry(received_name(self.received), &Shown(self.received.wall))?;
+        map.serialize_entry("bedside-pack", self.pack)?;
+        map.end()
+    }
+}
+
+/// A time as text.
+struct Shown(Timestamp);
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct MeasurementBody<'m> {
+    r#type: &'m str,
+    occurrence_time_utc: Shown,
+    ingestion_time_utc: Option<Shown>,
+    device_id: &'m str,
+    patient_id: Option<&'m str>,
+    encounter_id: Option<&'m str>,
+    correlation_id: Option<&'m str>,
+    properties: Named<'m>,
+}
+
+/// Named values of a measurement.
+struct Named<'m>(&'m [Property]);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct One<'m> {
+            name: &'m str,
+            value: &'m str,
+        }
+        serializer.collect_seq(self.0.iter().map(|one| One {
+            name: &one.name,
+            value: &one.value,
+        }))
+    }
+}
+
 /// The JSON contract between the stages of the IoMT FHIR Connector.
-fn measurement_json(measurement: &Measurement, received: Stamp) -> Value {
-    let properties: Vec<Value> = measurement
-        .properties
-        .iter()
-        .map(|property| json!({ "Name": property.name, "Value": property.value }))
-        .collect();
-    json!({
-        "Type": measurement.type_name,
-        "OccurrenceTimeUtc": measurement.occurrence_time.to_string(),
-        "IngestionTimeUtc": received.trusted.then(|| received.wall.to_string()),
-        "DeviceId": measurement.device_id,
-        "PatientId": measurement.patient_id,
-        "EncounterId": measurement.encounter_id,
-        "CorrelationId": measurement.correlation_id,
-        "Properties": properties
-    })
+fn measurement_json(measurement: &Measurement, received: Stamp) -> String {
+    let body = MeasurementBody {
+        r#type: &measurement.type_name,
+        occurrence_time_utc: Shown(measurement.occurrence_time),
+        ingestion_time_utc: received.trusted.then_some(Shown(received.wall)),
+        device_id: &measurement.device_id,
+        patient_id: measurement.patient_id.as_deref(),
+        encounter_id: measurement.encounter_id.as_deref(),
+        correlation_id: measurement.correlation_id.as_deref(),
+        properties: Named(&measurement.properties),
+    };
+    // Texts can always be written to memory.
+    serde_json::to_string(&body).unwrap_or_default()
 }

@@ -224,7 +224,7 @@ mod tests {
             position: number,
             match_number: 0,
             fate: Fate::Delivered,
-            message: Arc::clone(message),
+            message: Some(Arc::clone(message)),
         };
         outbox.settle(1, &HashMap::from([(row, number)]), vec![settled], 0);
     }
