@@ -10,11 +10,17 @@
 //! server; or none. What is compared with is the agent after a warm-up at full line rate: its caches (recent messages and
 //! measurements, of fixed size) are then as full as they get, and stay so. `memory_at_start` is before the first byte.
 //!
-//! A busy machine of two cores, release build: without a destination 1.7 to 2.1 % of a core and 0.3 to 0.5 MB at full line rate,
-//! 0.7 % and 0.2 MB at device rate; destination `message` 2.3 to 2.5 % and 0.7 MB, 0.9 % and 0.2 MB; `fhir` 3.4 % and 2.1 MB, 1.4 %
-//! and 0.3 MB, waveforms being sent once in `flush_interval` only. With `measurement` each of 13000 samples a second is an event
-//! of some 500 bytes: 16 %, of which three quarters were the making of their JSON, and 1.0 MB. (The figures of `message` and
-//! `measurement` are from before events were written without trees of values.) What is left without a destination: a third
+//! Two cores, release build, percent of a core and MB at full line rate, then at device rate. Cores that nothing else keeps awake
+//! take more for each waking:
+//!
+//! | destination | idle machine | busy machine |
+//! |---|---|---|
+//! | none | 2.5 to 3.1 %, 0.8 to 1.4 MB; 0.9 %, 0.2 MB | 1.7 to 2.1 %, 0.3 to 0.5 MB; 0.7 %, 0.2 MB |
+//! | message | 2.9 to 3.4 %, 0.6 to 0.8 MB; 1.3 %, 0.2 MB | 2.3 to 2.5 %, 0.7 MB; 0.9 %, 0.2 MB (older) |
+//! | measurement (13000 events a second) | 9.5 %, 0.9 MB; 2.0 %, 0.4 MB | |
+//! | fhir (waveforms are sent once in `flush_interval` only) | | 3.4 %, 2.1 MB; 1.4 %, 0.3 MB |
+//!
+//! The aim is 2 % and 1 MB at full line rate. What is left without a destination: a quarter the kernel (waking threads), a third
 //! mapping and its memory, a fifth reading ports and decoding, a tenth compressing the journal, a tenth waking threads.
 #![allow(
     clippy::disallowed_methods,
