@@ -5,13 +5,13 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use iomt_mapping::expression::{Expression, Language};
 use iomt_mapping::fhir::{BuildOptions, FhirMapping, Merge, Reading, ResourceIds};
 use iomt_mapping::message::{Tree, parse};
 use iomt_mapping::pack_options::PackOptions;
-use iomt_mapping::{DeviceMapping, Envelope, Measurement, ParsedMessage, Property, Timestamp};
+use iomt_mapping::{DeviceMapping, Envelope, GroupKey, Measurement, ParsedMessage, Property, Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 const MESSAGE: &[u8] =
@@ -83,13 +83,13 @@ fn sampled_data_merge(data: &[u8]) {
     let Some(template) = HOURLY.template("hr") else { return };
     let reading = |(order, second): (usize, &u8)| Reading {
         measurement: Measurement {
-            type_name: "hr".to_owned(),
+            key: Arc::new(GroupKey {
+                type_name: "hr".to_owned(),
+                device_id: "d".to_owned(),
+                ..GroupKey::default()
+            }),
             occurrence_time: Timestamp::from_ticks(i64::from(*second) * 140_000_000).unwrap_or(Timestamp::MIN),
-            device_id: "d".to_owned(),
-            patient_id: None,
-            encounter_id: None,
-            correlation_id: None,
-            properties: vec![Property { name: "v".to_owned(), value: second.to_string() }],
+            properties: vec![Property { name: "v".into(), value: second.to_string().into() }],
         },
         ingestion: order as i64,
     };
