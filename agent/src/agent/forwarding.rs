@@ -3,11 +3,12 @@
 use super::{Agent, Surroundings};
 use crate::config::{ClockTrust, DestinationKind};
 use crate::corrections::Correction;
+use crate::forward::context::Context;
 use crate::forward::correct::{Restored, Searched, scan};
 use crate::forward::event_hub::EventHubDestination;
 use crate::forward::fhir::{FhirDestination, Held, Search, SentPeriods, Trouble};
 use crate::forward::follow::{Messages, forward_messages};
-use crate::forward::pass::{Context, Readings, forward_readings};
+use crate::forward::pass::{Readings, forward_readings};
 use crate::forward::{Delivery, DestinationHandle, Group, MessageDelivery, Origin, RawMessage};
 use crate::message::SourceId;
 use crate::pipeline::Pipeline;

@@ -45,7 +45,7 @@ pub use surroundings::{RealSurroundings, Simulated, StartedSource, Surroundings}
 use crate::config::{Config, SourceConfig, SourceKind};
 use crate::corrections::{Corrections, Windows};
 use crate::forward::DestinationHandle;
-use crate::forward::pass::LinkState;
+use crate::forward::link::LinkState;
 use crate::ingest::SourceStatus;
 use crate::ingest::payload::Memory;
 use crate::message::SourceId;

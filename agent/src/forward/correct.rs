@@ -2,8 +2,9 @@
 //! readings of that time are sent again from the journal, to whose they are, and those that the journal does not have any
 //! more are moved on the server (`crate::corrections` has the invariants).
 
+use super::context::{Context, alive};
 use super::fhir::Held;
-use super::pass::{Context, Readings, alive};
+use super::pass::Readings;
 use super::{DestinationHandle, GroupKey, Link};
 use crate::associations::{Change, Ticks};
 use crate::clock;

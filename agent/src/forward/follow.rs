@@ -1,7 +1,7 @@
 //! The forward loop of a destination for raw messages: it follows the journal with a cursor, whatever packs, clock or
 //! identity say.
 
-use super::pass::{Context, alive};
+use super::context::{Context, alive};
 use super::retry::Backoff;
 use super::{Fate, Link, MessageDelivery, RawMessage};
 use crate::clock;

@@ -2,6 +2,8 @@
 //! resolves, transforms and sends them, and says what became of every reading.
 
 pub mod auth;
+mod batch;
+pub mod context;
 pub mod correct;
 mod endpoint;
 pub mod event_hub;
@@ -9,8 +11,10 @@ pub mod fhir;
 pub mod follow;
 mod gather;
 pub mod http;
+pub mod link;
 pub mod pass;
 pub mod retry;
+mod settle;
 
 use crate::former::Identities;
 use crate::message::{Position, Stamp, StoredMessage};
