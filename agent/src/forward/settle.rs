@@ -117,3 +117,7 @@ fn message_at(batch: &[Rc<Entry>], position: Position) -> Option<Arc<StoredMessa
     let found = batch.binary_search_by_key(&position, |entry| entry.stored.position);
     batch.get(found.ok()?).map(|entry| Arc::clone(&entry.stored))
 }
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;
