@@ -30,7 +30,8 @@
 //! With `--troubles` (journal only) calls of the disk fail between the cuts too, at any place and for any number of calls:
 //! no room, a write cut short, a device that refuses writes, syncs or reads, a medium that is read-only.
 //!
-//! With `--guest` a virtual machine with ext4 and the program for ARM takes the place of all this (`guest/mod.rs`).
+//! With `--guest` a virtual machine with ext4 and the program for ARM takes the place of all this, for the classes
+//! `journal`, `sealed`, `migration` and `salvage` (`guest/mod.rs`).
 //!
 //! The last line is JSON; the exit code is 1 at the first finding, with the seed that repeats it.
 #![allow(
@@ -101,7 +102,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         match word.as_str() {
             "--cuts" => arguments.cuts = value.parse()?,
             "--seed" => arguments.seed = value.parse()?,
-            "--class" if CLASSES.iter().any(|(name, _)| *name == value) => arguments.class = Some(value),
+            "--class" if is_class(&value) => arguments.class = Some(value),
             "--sabotage" => arguments.fault = Some(value),
             _ => bail!(
                 "usage: power-cuts [--cuts N] [--seed S] [--class {}] [--troubles] [--guest] [--sabotage NAME]",
@@ -110,6 +111,10 @@ fn arguments() -> anyhow::Result<Arguments> {
         }
     }
     Ok(arguments)
+}
+
+fn is_class(wanted: &str) -> bool {
+    CLASSES.iter().any(|(name, _)| *name == wanted)
 }
 
 fn class_names() -> String {
@@ -194,21 +199,37 @@ fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
             guest::FORGET_FLUSHES
         ),
     };
-    match guest::run(arguments.cuts, arguments.seed, forgetful, &scratch()) {
-        Ok(done) => println!(
-            "{}",
-            serde_json::json!({"cuts": done.cuts, "acknowledged": done.acknowledged, "lost": 0, "duplicated": 0,
-                "guest": {"writes": done.writes, "flushes": done.flushes, "recorded_s": done.recorded.as_secs(),
-                    "judged_s": done.judged.as_secs()}})
-        ),
-        Err(finding) => {
-            eprintln!("finding: {finding:#}");
-            let line = serde_json::json!({"cuts": arguments.cuts, "finding": true, "what": format!("{finding:#}"),
-                "seed": arguments.seed, "sabotage": arguments.fault});
-            println!("{line}");
-            std::process::exit(1);
+    let (mut cuts, mut acknowledged) = (0, 0);
+    let mut classes = serde_json::Map::new();
+    for (class, share, ..) in guest::CLASSES {
+        let of_class = match arguments.class.as_deref() {
+            Some(only) if only == *class => arguments.cuts,
+            Some(_) => continue,
+            None => (arguments.cuts * share).div_ceil(100),
+        };
+        match guest::run(class, of_class, arguments.seed, forgetful, &scratch()) {
+            Ok(done) => {
+                cuts += done.cuts;
+                acknowledged += done.acknowledged;
+                let figures = serde_json::json!({"cuts": done.cuts, "acknowledged": done.acknowledged,
+                    "writes": done.writes, "flushes": done.flushes, "recorded_s": done.recorded.as_secs(),
+                    "judged_s": done.judged.as_secs()});
+                classes.insert((*class).to_owned(), figures);
+            }
+            Err(finding) => {
+                eprintln!("finding: {finding:#}");
+                let line = serde_json::json!({"cuts": of_class, "finding": true, "what": format!("{finding:#}"),
+                    "class": class, "seed": arguments.seed, "sabotage": arguments.fault});
+                println!("{line}");
+                std::process::exit(1);
+            }
         }
     }
+    ensure!(!classes.is_empty(), "the guest does not have this class");
+    println!(
+        "{}",
+        serde_json::json!({"cuts": cuts, "acknowledged": acknowledged, "lost": 0, "duplicated": 0, "guest": classes})
+    );
     Ok(())
 }
 

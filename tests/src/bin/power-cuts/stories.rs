@@ -2,8 +2,8 @@
 
 mod aside;
 mod mapping;
-mod migration;
-mod salvage;
+pub mod migration;
+pub mod salvage;
 
 pub use aside::SetAside;
 pub use mapping::Mapping;

@@ -45,22 +45,28 @@ pub struct WriteLog {
 impl WriteLog {
     /// Reads a log and the disk as it was before.
     pub fn read(log: &Path, before: &Path) -> anyhow::Result<WriteLog> {
-        let bytes = std::fs::read(log)?;
-        ensure!(number(&bytes, 0) == MAGIC, "no log of writes");
-        let count = number(&bytes, 16);
-        let mut at = SECTOR;
+        // The file is long and mostly empty: only what was recorded is read.
+        let file = File::open(log)?;
+        let read = |at: u64, length: usize| -> std::io::Result<Vec<u8>> {
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, at).map(|()| bytes)
+        };
+        let head = read(0, 32)?;
+        ensure!(number(&head, 0) == MAGIC, "no log of writes");
+        let count = number(&head, 16);
+        let mut at = SECTOR as u64;
         let mut entries = Vec::new();
         for _ in 0..count {
-            let head = bytes.get(at..at + 32).context("the log ends early")?;
-            let (sector, sectors, flags) = (number(head, 0), number(head, 8), number(head, 16));
-            at += SECTOR;
+            let head = read(at, 32).context("the log ends early")?;
+            let (sector, sectors, flags) = (number(&head, 0), number(&head, 8), number(&head, 16));
+            at += SECTOR as u64;
             let length = if flags & DISCARD == 0 {
                 sectors as usize * SECTOR
             } else {
                 0
             };
-            let data = bytes.get(at..at + length).context("the log ends early")?.to_vec();
-            at += length;
+            let data = read(at, length).context("the log ends early")?;
+            at += length as u64;
             entries.push(Entry {
                 at: sector as usize * SECTOR,
                 data,

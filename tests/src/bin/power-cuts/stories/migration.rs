@@ -20,7 +20,7 @@ pub struct Migration {
 }
 
 /// The stores that released versions have left, oldest first.
-fn fixtures() -> anyhow::Result<Vec<PathBuf>> {
+pub fn fixtures() -> anyhow::Result<Vec<PathBuf>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/src/store/schema");
     let mut found = Vec::new();
     loop {
@@ -64,6 +64,53 @@ fn picture(store: &Store, found: &Recovered) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// The store of a fixture; with all of it in its log, as when the old program was cut off too, or none.
+pub fn lay_down(fixture: &Path, with_log: bool, scratch: &Path) -> anyhow::Result<Image> {
+    let text = std::fs::read_to_string(fixture)?;
+    let folder = tempfile::tempdir_in(scratch)?;
+    let old = Connection::open(folder.path().join("store.db"))?;
+    if with_log {
+        old.execute_batch("PRAGMA page_size = 1024; PRAGMA journal_mode = WAL;")?;
+    }
+    old.execute_batch(&text)?;
+    let mut image = Image::of_folder(folder.path())?;
+    drop(old);
+    if !with_log {
+        image = Image::of_folder(folder.path())?;
+    }
+    image.0.remove(Path::new("store.db-shm"));
+    Ok(image)
+}
+
+/// Of what the fixtures hold that which stays while the agent works, and the version of the schema.
+pub fn what_stays(folder: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    {
+        let (store, found) = Store::open(folder).context("the store does not open")?;
+        ensure!(
+            found.set_aside.is_none(),
+            "the store was taken for damaged: {:?}",
+            store.ledger()
+        );
+        writeln!(text, "{} {:?}", found.store_id, store.association_book()?)?;
+        writeln!(
+            text,
+            "{:?} {:?}",
+            store.sent_period(1, "obs")?,
+            store.recalled(SourceId(1))?
+        )?;
+        let ledger = store.ledger()?;
+        let lines = ledger
+            .iter()
+            .filter(|(count, reason)| *count == 2 && reason == "history");
+        writeln!(text, "{} lines", lines.count())?;
+    }
+    let plain = Connection::open(folder.join("store.db"))?;
+    let version: i64 = plain.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    writeln!(text, "version {version}")?;
+    Ok(text)
+}
+
 impl Migration {
     pub fn new(sender: Sender) -> Migration {
         Migration {
@@ -78,21 +125,8 @@ impl Story for Migration {
     fn begin(&mut self, chance: &mut Chance, scratch: &Path) -> anyhow::Result<Image> {
         let fixtures = fixtures()?;
         self.newest = fixtures.len() as i64;
-        let text = std::fs::read_to_string(&fixtures[chance.below(fixtures.len() as u64) as usize])?;
-        let folder = tempfile::tempdir_in(scratch)?;
-        let old = Connection::open(folder.path().join("store.db"))?;
-        let with_log = chance.below(2) == 0;
-        if with_log {
-            // The old program was cut off too: all of it is in the log.
-            old.execute_batch("PRAGMA page_size = 1024; PRAGMA journal_mode = WAL;")?;
-        }
-        old.execute_batch(&text)?;
-        let mut image = Image::of_folder(folder.path())?;
-        drop(old);
-        if !with_log {
-            image = Image::of_folder(folder.path())?;
-        }
-        image.0.remove(Path::new("store.db-shm"));
+        let fixture = &fixtures[chance.below(fixtures.len() as u64) as usize];
+        let image = lay_down(fixture, chance.below(2) == 0, scratch)?;
         let copy = tempfile::tempdir_in(scratch)?;
         image.write_to(copy.path())?;
         let (store, found) = Store::open(copy.path())?;

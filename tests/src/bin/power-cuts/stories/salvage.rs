@@ -3,61 +3,95 @@
 use crate::story::{Sender, Story, nothing_is_readable, sqlite_finds_nothing_wrong};
 use anyhow::{Context, ensure};
 use bedside_agent::config::Encryption;
+use bedside_agent::message::StoredMessage;
 use bedside_agent::store::Store;
 use bedside_agent::store::salvage::Runs;
 use bedside_disk::{Chance, Image};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub struct Salvage {
-    /// What was acknowledged before the damage, and the id of that store.
-    old: Sender,
-    old_id: String,
+/// Numbers of messages that come after the damage are larger.
+const BEHIND: u64 = 1_000_000;
+
+/// A store before the damage: what was acknowledged, and what its messages are known by.
+pub struct Former {
     sender: Sender,
+    id: String,
 }
 
-impl Salvage {
-    pub fn new(mut sender: Sender) -> Salvage {
-        let mut old = Sender::new(sender.encryption.clone());
+/// How a store is damaged.
+#[derive(Clone, Copy)]
+pub enum Damage {
+    /// Its head is gone: nothing of it is read by SQLite any more, and all pages are there.
+    Head,
+    /// It was found damaged and condemned while it ran, and its log is there.
+    CondemnedWithLog,
+    /// It was condemned, and closed.
+    Condemned,
+}
+
+impl Former {
+    pub fn new(encryption: &Encryption) -> Former {
+        let mut sender = Sender::new(encryption.clone());
         // Enough for several portions.
-        old.drawn_bytes = 12_000;
-        sender.begin_at(1_000_000);
-        Salvage {
-            old,
-            old_id: String::new(),
+        sender.drawn_bytes = 12_000;
+        Former {
             sender,
+            id: String::new(),
         }
     }
 
-    /// Looks that what was acknowledged before is here once, as it was sent, and known by what it was known by.
-    fn judge_old(&self, store: &Store) -> anyhow::Result<()> {
+    /// Fills a store and damages it.
+    pub fn begin(&mut self, damage: Damage, chance: &mut Chance, scratch: &Path) -> anyhow::Result<Image> {
+        let folder = tempfile::tempdir_in(scratch)?;
+        let (mut store, found) = self.sender.open(folder.path())?;
+        self.id = found.store_id;
+        for _ in 0..20 + chance.below(20) {
+            self.sender.send(&mut store, 1 + chance.below(5))?;
+        }
+        if !matches!(damage, Damage::Head) {
+            store.condemn("a page is broken")?;
+        }
+        if matches!(damage, Damage::CondemnedWithLog) {
+            return Ok(Image::of_folder(folder.path())?);
+        }
+        drop(store);
+        let mut image = Image::of_folder(folder.path())?;
+        if matches!(damage, Damage::Head) {
+            let name = PathBuf::from("store.db");
+            let database = image.0.get_mut(&name).context("no database")?;
+            database.iter_mut().take(16).for_each(|byte| *byte = 0x5a);
+        }
+        Ok(image)
+    }
+
+    /// Looks that what was acknowledged before is here once, as it was sent, and known by what it was known by. `is_other`
+    /// says which messages are of somebody else.
+    pub fn judge(&self, store: &Store, is_other: impl Fn(&StoredMessage) -> bool) -> anyhow::Result<()> {
         let runs = Runs::new(store.recovered_runs()?);
         let mut found = BTreeSet::new();
         for stored in store.read_from(1, usize::MAX)?.messages {
-            let serial = Sender::serial(&stored).context("a message without its number")?;
-            let Some(at) = self.old.acknowledged.get(&serial) else {
-                ensure!(serial > 1_000_000, "message {serial} was never acknowledged");
+            if is_other(&stored) {
                 continue;
-            };
+            }
+            let serial = Sender::serial(&stored).context("a message without its number")?;
+            let at = self.sender.acknowledged.get(&serial);
+            let at = at.with_context(|| format!("message {serial} was never acknowledged"))?;
             ensure!(found.insert(serial), "message {serial} was salvaged twice");
             ensure!(
-                self.old.is_whole(serial, &stored),
+                self.sender.is_whole(serial, &stored),
                 "message {serial} is not what was sent"
             );
             let known = runs.identity(stored.position);
             ensure!(
                 known
                     .as_ref()
-                    .is_some_and(|known| *known.store == *self.old_id && known.known_as == *at),
+                    .is_some_and(|known| *known.store == *self.id && known.known_as == *at),
                 "message {serial} was known as {at} and is known as {known:?}"
             );
         }
-        let lost = self
-            .old
-            .acknowledged
-            .keys()
-            .filter(|serial| !found.contains(serial))
-            .count();
+        let sent = self.sender.acknowledged.keys();
+        let lost = sent.filter(|serial| !found.contains(serial)).count();
         ensure!(
             lost == 0,
             "{lost} messages were not salvaged: {:?}",
@@ -67,33 +101,29 @@ impl Salvage {
     }
 }
 
+pub struct Salvage {
+    former: Former,
+    sender: Sender,
+}
+
+impl Salvage {
+    pub fn new(mut sender: Sender) -> Salvage {
+        sender.begin_at(BEHIND);
+        Salvage {
+            former: Former::new(&sender.encryption),
+            sender,
+        }
+    }
+}
+
 impl Story for Salvage {
     fn begin(&mut self, chance: &mut Chance, scratch: &Path) -> anyhow::Result<Image> {
-        let folder = tempfile::tempdir_in(scratch)?;
-        let (mut store, found) = self.old.open(folder.path())?;
-        self.old_id = found.store_id;
-        for _ in 0..20 + chance.below(20) {
-            self.old.send(&mut store, 1 + chance.below(5))?;
-        }
-        if chance.below(2) == 0 {
-            store.condemn("a page is broken")?;
-            let with_log = Image::of_folder(folder.path())?;
-            drop(store);
-            return if chance.below(2) == 0 {
-                Ok(with_log)
-            } else {
-                Ok(Image::of_folder(folder.path())?)
-            };
-        }
-        drop(store);
-        let mut image = Image::of_folder(folder.path())?;
-        let database = image
-            .0
-            .get_mut(&PathBuf::from("store.db"))
-            .context("no database")?;
-        // SQLite's header: no page is read by it any more, and all of them are there.
-        database.iter_mut().take(16).for_each(|byte| *byte = 0x5a);
-        Ok(image)
+        let damage = match (chance.below(2), chance.below(2)) {
+            (0, 0) => Damage::CondemnedWithLog,
+            (0, _) => Damage::Condemned,
+            _ => Damage::Head,
+        };
+        self.former.begin(damage, chance, scratch)
     }
 
     fn live(&mut self, folder: &Path, chance: &mut Chance) -> anyhow::Result<()> {
@@ -121,7 +151,9 @@ impl Story for Salvage {
         for mut salvage in found.salvages {
             while store.salvage_step(&mut salvage, &encryption)? {}
         }
-        self.judge_old(&store)?;
+        self.former.judge(&store, |stored| {
+            Sender::serial(stored).is_some_and(|serial| serial > BEHIND)
+        })?;
         self.sender.judge(&store)?;
         drop(store);
         sqlite_finds_nothing_wrong(folder)
