@@ -201,11 +201,11 @@ fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let (mut cuts, mut acknowledged) = (0, 0);
     let mut classes = serde_json::Map::new();
-    for (class, share, ..) in guest::CLASSES {
+    for class in guest::CLASSES {
         let of_class = match arguments.class.as_deref() {
-            Some(only) if only == *class => arguments.cuts,
+            Some(only) if only == class.name => arguments.cuts,
             Some(_) => continue,
-            None => (arguments.cuts * share).div_ceil(100),
+            None => (arguments.cuts * class.share).div_ceil(100),
         };
         match guest::run(class, of_class, arguments.seed, forgetful, &scratch()) {
             Ok(done) => {
@@ -214,12 +214,12 @@ fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
                 let figures = serde_json::json!({"cuts": done.cuts, "acknowledged": done.acknowledged,
                     "writes": done.writes, "flushes": done.flushes, "recorded_s": done.recorded.as_secs(),
                     "judged_s": done.judged.as_secs()});
-                classes.insert((*class).to_owned(), figures);
+                classes.insert(class.name.to_owned(), figures);
             }
             Err(finding) => {
                 eprintln!("finding: {finding:#}");
                 let line = serde_json::json!({"cuts": of_class, "finding": true, "what": format!("{finding:#}"),
-                    "class": class, "seed": arguments.seed, "sabotage": arguments.fault});
+                    "class": class.name, "seed": arguments.seed, "sabotage": arguments.fault});
                 println!("{line}");
                 std::process::exit(1);
             }

@@ -2,8 +2,9 @@
 //!
 //! A virtual machine (aarch64, Debian's kernel, ext4) runs the agent as it ships, fed by a sender on this machine, killed and
 //! stopped now and then; qemu records every write and flush of its disk. Then the power is cut at random entries of that
-//! record: what was flushed is there, of the rest some, torn at sectors. For each cut the disk is given to a second guest,
-//! whose kernel recovers ext4's journal and whose agent opens and checks the store; then the files are looked at here.
+//! record, half of them while the agent starts: what was flushed is there, of the rest some, torn at sectors. For each cut
+//! the disk is given to a second guest, whose kernel recovers ext4's journal and whose agent opens and checks the store;
+//! then the files are looked at here.
 //!
 //! Judged: each acknowledgement that the sender had seen before the cut is for a message that is there, as it was sent, once.
 //! An acknowledgement is due from the entry on at which the record stood when it was seen.
@@ -36,15 +37,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
-pub use stores::CLASSES;
 use stores::Place;
+pub use stores::{CLASSES, Class};
 use write_log::WriteLog;
 
 /// Replaying as if flushes had not been asked for.
 pub const FORGET_FLUSHES: &str = "forget-flushes";
 
+/// In every payload of the sender, and in nothing else that the guest writes.
+const READABLE: &[u8] = b"\"note\":\"";
+
 /// Bytes of the guest's disk.
 const DISK: u64 = 48 << 20;
+/// Entries behind the first acknowledgement of a life that belong to its start: what is salvaged comes over beside new messages.
+const BEHIND_START: u64 = 40;
 /// A line that does not come for so long never comes: the guest is emulated, and other work may be going on.
 const SILENCE: Duration = Duration::from_secs(240);
 
@@ -94,11 +100,13 @@ fn parts() -> anyhow::Result<Parts> {
 }
 
 /// Records a disk with the stores of a class and cuts its power `cuts` times; the error is the first finding.
-pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -> anyhow::Result<Outcome> {
-    let &(_, _, lives, seconds) = CLASSES
-        .iter()
-        .find(|(name, ..)| *name == class)
-        .with_context(|| format!("the guest has no class {class}"))?;
+pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -> anyhow::Result<Outcome> {
+    let Class {
+        name: class,
+        lives,
+        seconds,
+        ..
+    } = class;
     let parts = parts()?;
     let folder = tempfile::tempdir_in(scratch)?;
     let content = tempfile::tempdir_in(scratch)?;
@@ -148,11 +156,8 @@ pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -
     parts.write_archive(&archive, &files)?;
 
     let begin = Instant::now();
-    let task = format!(
-        "guest=record lives={lives} seconds={seconds} stores={}",
-        places.len()
-    );
-    record(&parts, &archive, &task, &disk, &log)?;
+    let task = format!("seconds={seconds} stores={}", places.len());
+    let begun = record(&parts, &archive, &task, lives * places.len(), &disk, &log)?;
     let recorded = begin.elapsed();
     let acknowledged = acknowledged
         .lock()
@@ -163,13 +168,21 @@ pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -
         "nothing was acknowledged: the proof proves nothing"
     );
     let mut log = WriteLog::read(&log, &before)?;
+    let starts = starts(&begun, &acknowledged, log.len());
     eprintln!(
-        "{class}: recorded {} entries, {} flushes and {} acknowledgements in {} s",
+        "{class}: recorded {} entries, {} flushes and {} acknowledgements in {} s; the starts of lives: {starts:?}",
         log.len(),
         log.flushes(),
         acknowledged.len(),
         recorded.as_secs()
     );
+    if places.iter().all(Place::is_sealed) {
+        let readable = log.first_with(READABLE);
+        ensure!(
+            readable.is_none(),
+            "a readable payload went to the disk: entry {readable:?}"
+        );
+    }
     let begin = Instant::now();
     let mut judge = Judge {
         machine: None,
@@ -179,11 +192,23 @@ pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -
         folder: folder.path(),
         acknowledged: &acknowledged,
         places: &places,
+        lived_with: 0,
     };
     let mut chance = Chance(seed);
-    let mut places: Vec<u64> = (0..cuts).map(|_| 1 + chance.below(log.len())).collect();
-    places.sort_unstable();
-    for (number, cut) in places.iter().enumerate() {
+    let mut cut_before: Vec<u64> = (1..cuts)
+        .map(|_| {
+            // Half of them while the agent starts: store made, migrated, put aside, salvaged, recovered.
+            if chance.below(2) == 0 {
+                return 1 + chance.below(log.len());
+            }
+            let (from, until) = starts[chance.below(starts.len() as u64) as usize];
+            from + chance.below(until - from + 1)
+        })
+        .collect();
+    // The last one comes when all is recorded: every store must have been lived with by then.
+    cut_before.push(log.len());
+    cut_before.sort_unstable();
+    for (number, cut) in cut_before.iter().enumerate() {
         let left = log.cut(*cut, &mut chance, forgetful);
         let verdict = judge.look(number, *cut, &left);
         verdict.with_context(|| format!("cut {number}, before entry {cut} of the record"))?;
@@ -191,6 +216,12 @@ pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -
             eprintln!("{class}: {} cuts in {} s", number + 1, begin.elapsed().as_secs());
         }
     }
+    ensure!(
+        judge.lived_with == places.len(),
+        "the agent took messages into {} of {} stores: the proof proves little",
+        judge.lived_with,
+        places.len()
+    );
     Ok(Outcome {
         cuts,
         acknowledged: acknowledged.len(),
@@ -201,8 +232,27 @@ pub fn run(class: &str, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -
     })
 }
 
-/// Lets the agent live in a guest whose disk is recorded.
-fn record(parts: &Parts, archive: &Path, task: &str, disk: &Path, log: &Path) -> anyhow::Result<()> {
+/// Entries of the record in which each life started: from its begin to some way behind its first acknowledgement.
+fn starts(begun: &[u64], acknowledged: &BTreeMap<u64, u64>, end: u64) -> Vec<(u64, u64)> {
+    begun
+        .iter()
+        .map(|from| {
+            let later = acknowledged.values().copied().filter(|entries| entries > from);
+            let first = later.min().unwrap_or(*from);
+            ((*from).max(1), (first + BEHIND_START).min(end))
+        })
+        .collect()
+}
+
+/// Lets the agent live in a guest whose disk is recorded; gives the entries at which its lives began.
+fn record(
+    parts: &Parts,
+    archive: &Path,
+    task: &str,
+    lives: usize,
+    disk: &Path,
+    log: &Path,
+) -> anyhow::Result<Vec<u64>> {
     let drives = [
         format!("driver=file,filename={},node-name=file", disk.display()),
         format!("driver=file,filename={},node-name=log", log.display()),
@@ -212,9 +262,15 @@ fn record(parts: &Parts, archive: &Path, task: &str, disk: &Path, log: &Path) ->
         .into_iter()
         .flat_map(|drive| ["-blockdev".to_owned(), drive])
         .collect();
-    let machine = Machine::boot(parts, archive, task, &arguments)?;
+    let task = format!("guest=record lives={lives} {task}");
+    let machine = Machine::boot(parts, archive, &task, &arguments)?;
+    let mut begun = Vec::new();
+    for life in 1..=lives {
+        machine.wait(&format!("life {life} begins"), SILENCE)?;
+        begun.push(write_log::entries(log)?);
+    }
     machine.wait("recorded", SILENCE)?;
-    Ok(())
+    Ok(begun)
 }
 
 struct Judge<'a> {
@@ -225,6 +281,8 @@ struct Judge<'a> {
     folder: &'a Path,
     acknowledged: &'a BTreeMap<u64, u64>,
     places: &'a [Place],
+    /// Stores that held messages of the sender after the last cut.
+    lived_with: usize,
 }
 
 impl Judge<'_> {
@@ -273,11 +331,14 @@ impl Judge<'_> {
         }
         let out = tempfile::tempdir_in(self.folder)?;
         let mut there = BTreeSet::new();
+        self.lived_with = 0;
         for place in self.places {
+            let before = there.len();
             let request = format!("rdump /{} {}", place.name, out.path().display());
             command("debugfs", &["-R", &request, &self.disk.display().to_string()])?;
             let judged = place.judge(&out.path().join(&place.name), &mut there);
             judged.with_context(|| place.name.clone())?;
+            self.lived_with += usize::from(there.len() > before);
         }
         let lost: Vec<u64> = due.into_iter().filter(|serial| !there.contains(serial)).collect();
         ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");

@@ -12,12 +12,43 @@ use bedside_disk::Chance;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The classes, with their share of the cuts in percent, lives of the agent, and seconds of each.
-pub const CLASSES: &[(&str, u64, u32, u32)] = &[
-    ("journal", 40, 6, 12),
-    ("sealed", 20, 6, 12),
-    ("migration", 20, 8, 8),
-    ("salvage", 20, 8, 8),
+/// What the agent lives with, and for how long.
+pub struct Class {
+    pub name: &'static str,
+    /// Part of all cuts, in percent.
+    pub share: u64,
+    /// Lives of the agent with each of the stores.
+    pub lives: usize,
+    /// Seconds of a life, of the emulated machine.
+    pub seconds: u32,
+}
+
+/// All classes.
+pub const CLASSES: &[Class] = &[
+    Class {
+        name: "journal",
+        share: 40,
+        lives: 6,
+        seconds: 12,
+    },
+    Class {
+        name: "sealed",
+        share: 20,
+        lives: 6,
+        seconds: 12,
+    },
+    Class {
+        name: "migration",
+        share: 20,
+        lives: 1,
+        seconds: 10,
+    },
+    Class {
+        name: "salvage",
+        share: 20,
+        lives: 2,
+        seconds: 8,
+    },
 ];
 
 /// What a store is before the agent's first life with it.
@@ -89,7 +120,7 @@ pub fn lay_down_all(class: &str, seed: u64, scratch: &Path, disk: &Path) -> anyh
 impl Place {
     /// The agent's configuration for it.
     pub fn configuration(&self, port: u16) -> String {
-        let encryption = self.encryption != Encryption::Off;
+        let encryption = self.is_sealed();
         format!(
             "[gateway]\nid = \"guest\"\n[mappings]\ndir = \"/mappings\"\n[clock]\ntrust = \"always\"\n\
              [store]\ndir = \"/state/{}\"\nencryption = {encryption}\nmax_bytes = \"30 MiB\"\nmin_free_disk = \"1 MiB\"\n\
@@ -111,9 +142,14 @@ impl Place {
         matches!(self.before, Before::Damaged(_))
     }
 
+    /// Whether what the guest writes must be readable for nobody.
+    pub fn is_sealed(&self) -> bool {
+        self.encryption != Encryption::Off
+    }
+
     /// Looks at the store after a cut, and notes which messages of the guest's sender are there.
     pub fn judge(&self, folder: &Path, there: &mut BTreeSet<u64>) -> anyhow::Result<()> {
-        if self.encryption != Encryption::Off {
+        if self.is_sealed() {
             nothing_is_readable(folder)?;
         }
         if let Before::Older(expected) = &self.before {

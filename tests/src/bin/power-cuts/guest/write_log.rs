@@ -88,6 +88,19 @@ impl WriteLog {
         self.entries.iter().filter(|entry| entry.flush).count()
     }
 
+    /// The first entry that wrote `bytes`.
+    pub fn first_with(&self, bytes: &[u8]) -> Option<usize> {
+        let has = |entry: &Entry| {
+            let mut begins = entry
+                .data
+                .iter()
+                .enumerate()
+                .filter(|(_, byte)| **byte == bytes[0]);
+            begins.any(|(at, _)| entry.data[at..].starts_with(bytes))
+        };
+        self.entries.iter().position(has)
+    }
+
     /// The disk as a cut before entry `cut` leaves it; cuts come in their order. What was flushed is there, of the rest some
     /// writes, and of some writes some sectors. With `forgetful` flushes of the last while count for nothing.
     pub fn cut(&mut self, cut: u64, chance: &mut Chance, forgetful: bool) -> Vec<u8> {

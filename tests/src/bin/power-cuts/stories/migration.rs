@@ -104,6 +104,14 @@ pub fn what_stays(folder: &Path) -> anyhow::Result<String> {
             .iter()
             .filter(|(count, reason)| *count == 2 && reason == "history");
         writeln!(text, "{} lines", lines.count())?;
+        for stored in store.read_from(1, usize::MAX)?.messages {
+            if stored.position < END {
+                writeln!(text, "{} {:?}", stored.position, stored.message.payload.bytes())?;
+            }
+        }
+        for letter in store.letters(&[1])? {
+            writeln!(text, "{:?}", letter.message.message.payload.bytes())?;
+        }
     }
     let plain = Connection::open(folder.join("store.db"))?;
     let version: i64 = plain.query_row("PRAGMA user_version", [], |row| row.get(0))?;
