@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 pub use recent::{Entry, Recent, weight_of_measurement};
 
 /// Compressed bytes that one read of the journal decodes.
-pub const READ_BYTES: usize = 32 << 10;
+pub const READ_BYTES: usize = 16 << 10;
 
 /// The sets of packs by number, and which one each source uses now.
 #[derive(Debug, Default)]
@@ -281,7 +281,7 @@ impl Pipeline {
         if let Some(last) = batch.last() {
             self.head.set(last.stored.position + 1);
         }
-        self.recent.borrow_mut().push(batch);
+        self.recent.borrow_mut().push(batch, clock::monotonic_us());
         self.committed.notify_waiters();
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Both have a limit in bytes of their own. What a message becomes may be a hundred times its size (a block of a waveform is
 //! hundreds of measurements), so results leave sooner than messages: the normalizing loop makes them and the forward loops
-//! follow within a moment; whoever comes later normalizes again what is mostly still here as a message.
+//! follow within a moment. Both leave after a few seconds, too, which is what keeps the agent small at the paces of a bedside:
+//! whoever comes later, such as at the end of a period, reads the journal.
 
 use crate::message::{Position, StoredMessage};
 use crate::normalize::{Match, Normalized};
@@ -14,9 +15,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// Bytes of messages that stay in memory.
-const MESSAGE_BYTES: usize = 1 << 20;
+const MESSAGE_BYTES: usize = 768 << 10;
 /// Bytes of results that stay in memory.
-const RESULT_BYTES: usize = 1 << 20;
+const RESULT_BYTES: usize = 512 << 10;
+/// For so long they stay, in microseconds, though there is room: as long as a forward loop needs that waits for nothing.
+const KEPT_US: u64 = 5_000_000;
 /// A result that is larger is not kept: it would push out all others.
 const LARGE_RESULT: usize = RESULT_BYTES / 4;
 /// What an allocation costs beside its bytes.
@@ -91,10 +94,19 @@ fn weight_of(result: &Normalized) -> usize {
             .sum::<usize>()
 }
 
+/// Messages of a commit.
+#[derive(Debug)]
+struct Batch {
+    /// Monotonic microseconds of the commit.
+    committed_us: u64,
+    weight: usize,
+    entries: Vec<Rc<Entry>>,
+}
+
 /// The messages committed last.
 #[derive(Debug, Default)]
 pub struct Recent {
-    batches: VecDeque<(usize, Vec<Rc<Entry>>)>,
+    batches: VecDeque<Batch>,
     bytes: usize,
     /// What they became, with its weight.
     results: BTreeMap<Position, (usize, Rc<Normalized>)>,
@@ -102,15 +114,21 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Takes in a batch; the oldest leave for it.
-    pub(super) fn push(&mut self, batch: Vec<Rc<Entry>>) {
-        let weight = batch.iter().map(|entry| entry.weight()).sum();
+    /// Takes in what was committed at `now_us` of the monotonic clock; what is old leaves, and the oldest leave for it.
+    pub(super) fn push(&mut self, entries: Vec<Rc<Entry>>, now_us: u64) {
+        let weight = entries.iter().map(|entry| entry.weight()).sum();
         self.bytes += weight;
-        self.batches.push_back((weight, batch));
-        while self.bytes > MESSAGE_BYTES && self.batches.len() > 1 {
-            if let Some((weight, _)) = self.batches.pop_front() {
-                self.bytes -= weight;
-            }
+        self.batches.push_back(Batch {
+            committed_us: now_us,
+            weight,
+            entries,
+        });
+        while self.batches.len() > 1
+            && let Some(oldest) = self.batches.front()
+            && (self.bytes > MESSAGE_BYTES || oldest.committed_us + KEPT_US < now_us)
+        {
+            self.bytes -= oldest.weight;
+            self.batches.pop_front();
         }
         let first = self.first();
         while let Some(oldest) = self.results.first_entry()
@@ -121,22 +139,24 @@ impl Recent {
     }
 
     fn first(&self) -> Option<Position> {
-        let (_, batch) = self.batches.front()?;
-        batch.first().map(|entry| entry.stored.position)
+        let oldest = self.batches.front()?.entries.first()?;
+        Some(oldest.stored.position)
     }
 
     /// The rest of the batch that holds `from`, if it is in memory.
     pub(super) fn from(&self, from: Position) -> Option<Vec<Rc<Entry>>> {
-        let found = self
-            .batches
-            .partition_point(|(_, batch)| batch.last().is_none_or(|entry| entry.stored.position < from));
-        let (_, batch) = self.batches.get(found)?;
-        let first = batch.first()?.stored.position;
+        let is_before = |batch: &Batch| {
+            let last = batch.entries.last();
+            last.is_none_or(|entry| entry.stored.position < from)
+        };
+        let found = self.batches.partition_point(is_before);
+        let entries = &self.batches.get(found)?.entries;
+        let first = entries.first()?.stored.position;
         if first > from {
             return None;
         }
         let skipped = usize::try_from(from - first).ok()?;
-        Some(batch.get(skipped..)?.to_vec())
+        Some(entries.get(skipped..)?.to_vec())
     }
 
     /// What the message at `position` became with its own packs, if that is in memory.
@@ -237,7 +257,7 @@ mod tests {
         for (measurements, most) in [(1, 2000), (250, 30)] {
             let mut recent = Recent::default();
             for position in 1..=200 {
-                recent.push(vec![entry(position, 1000)]);
+                recent.push(vec![entry(position, 1000)], 0);
                 recent.keep(position, &result(&pack, measurements));
                 assert!(recent.result_bytes <= RESULT_BYTES);
             }
@@ -250,11 +270,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_older_than_a_few_seconds_leaves_though_there_is_room() {
+        let pack = any_pack();
+        let mut recent = Recent::default();
+        for second in 1..=60 {
+            recent.push(vec![entry(second, 300)], second * 1_000_000);
+            recent.keep(second, &result(&pack, 1));
+        }
+        let kept: Vec<Position> = (1..=60).filter(|at| recent.from(*at).is_some()).collect();
+        assert_eq!(kept, [55, 56, 57, 58, 59, 60]);
+        let results: Vec<Position> = recent.results.keys().copied().collect();
+        assert_eq!(results, kept);
+        // The last one stays until another one comes.
+        recent.push(vec![entry(61, 300)], 600 * 1_000_000);
+        assert_eq!(recent.first(), Some(61));
+    }
+
+    #[test]
     fn results_of_messages_that_have_left_leave_with_them() {
         let pack = any_pack();
         let mut recent = Recent::default();
         for position in 1..=100 {
-            recent.push(vec![entry(position, 100_000)]);
+            recent.push(vec![entry(position, 100_000)], 0);
             recent.keep(position, &result(&pack, 1));
         }
         assert!(recent.bytes <= MESSAGE_BYTES);

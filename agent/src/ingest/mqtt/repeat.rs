@@ -72,8 +72,9 @@ pub(super) enum Verdict {
     },
 }
 
-/// Acknowledged packets that are remembered: their PUBACKs may be lost in the buffers of a connection that breaks.
-const REMEMBERED: usize = 8192;
+/// Acknowledged packets that are remembered: their PUBACKs may be lost in the buffers of a connection that breaks. With those
+/// that wait for their commit they fit a table of 8192 places, which is never filled wholly.
+const REMEMBERED: usize = 6144;
 
 struct Packet {
     hash: u64,

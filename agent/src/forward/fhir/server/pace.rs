@@ -18,8 +18,8 @@ const QUICK_US: u64 = 20_000;
 const SHARE: usize = 100;
 /// Observations that a batch of the destination should have, at least and at most: a small one to a server in trouble,
 /// and no more in memory than a gateway can spare.
-const FEWEST: usize = 250;
-const MOST: usize = 1000;
+const FEWEST: usize = 125;
+const MOST: usize = 500;
 
 /// The pace of one server.
 #[derive(Debug)]
@@ -125,7 +125,10 @@ mod tests {
     #[test]
     fn both_grow_while_the_round_trip_holds() {
         let mut pace = Pace::default();
-        assert_eq!((pace.entries(), pace.under_way(), pace.appetite()), (50, 1, 250));
+        assert_eq!(
+            (pace.entries(), pace.under_way(), pace.appetite()),
+            (50, 1, FEWEST)
+        );
         answer(&mut pace, 20, |_| 50_000);
         assert_eq!(
             (pace.entries(), pace.under_way(), pace.appetite()),
@@ -133,8 +136,8 @@ mod tests {
         );
         // An equal share each, but no crumbs.
         assert_eq!(
-            [pace.share(1000), pace.share(150), pace.share(10)],
-            [250, 100, 100]
+            [pace.share(500), pace.share(150), pace.share(10)],
+            [125, 100, 100]
         );
         // A small request takes as long as a large one over a long line: that is no sign of trouble.
         pace.answered(100, 50_000);
