@@ -1,15 +1,16 @@
-//! `bedside-agent serial`: what is on a serial line.
+//! `bedside-agent serial sniff`: which driver and speed a device needs, found by listening.
 
-use super::simulate::{interrupted, parse_duration};
-use super::{Format, print};
+use super::super::simulate::{interrupted, parse_duration};
+use super::super::{Format, print};
+use super::with_flow;
 use crate::clock;
-use crate::ingest::serial::drivers::{Flow, Now, PortSettings, Speaks, driver, drivers};
-use crate::ingest::serial::framing::checksum::to_hex;
-use crate::ingest::serial::sniff::{Heard, Score, Sniffer, best, shorthand, worth_trying};
+use crate::ingest::serial::drivers::{DriverInfo, Now, PortSettings, Speaks, driver, drivers};
+use crate::ingest::serial::sniff::{
+    Heard, Score, Sniffer, best, is_silent_until_asked, shorthand, worth_trying,
+};
 use crate::ingest::serial::{apply_settings, open_port, port_name};
-use crate::simulate::serial::names;
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::Args;
 use embassy_time::{Duration, Timer};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -24,112 +25,6 @@ const EACH_SPEED: Duration = Duration::from_secs(3);
 /// Between two looks whether enough was heard.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Look at serial lines
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  bedside-agent serial drivers                                      which devices have a driver
-  bedside-agent serial sniff /dev/ttyUSB0
-  bedside-agent serial sniff /dev/ttyUSB0 --speed 9600 --for 30s")]
-pub struct Serial {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand, Debug)]
-enum Command {
-    Drivers(Drivers),
-    Sniff(Sniff),
-}
-
-impl Serial {
-    /// Does what the arguments say.
-    ///
-    /// # Errors
-    /// When the port cannot be opened or read.
-    pub fn run(&self) -> anyhow::Result<ExitCode> {
-        match &self.command {
-            Command::Drivers(drivers) => drivers.run(),
-            Command::Sniff(sniff) => sniff.run(),
-        }
-    }
-}
-
-/// List the drivers, how well each protocol is known, and the mapping pack that reads it
-#[derive(Args, Debug)]
-#[command(long_about = "\
-Lists the drivers: devices, usual settings of the port, mapping pack, what is sent, and how well the protocol is known. `two sources` agree,
-or one and a recording of a device; `one source` is the word of one; `framing only` finds the frames and passes them on as hexadecimal text.")]
-struct Drivers {
-    /// How the result is shown
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
-impl Drivers {
-    fn run(&self) -> anyhow::Result<ExitCode> {
-        print(&match self.format {
-            Format::Text => list(),
-            Format::Json => {
-                let shown: Vec<_> = drivers()
-                    .iter()
-                    .map(|info| {
-                        let sends: Vec<_> = (info.commands)()
-                            .into_iter()
-                            .map(|(what, bytes)| json!({"what": what, "bytes": to_hex(&bytes)}))
-                            .collect();
-                        json!({
-                            "name": info.name,
-                            "devices": info.title,
-                            "settings": with_flow(info.settings),
-                            "evidence": info.evidence.name(),
-                            "speaks": info.speaks.name(),
-                            "pack": Some(info.pack).filter(|pack| !pack.is_empty()),
-                            "simulated": names().any(|name| name == info.name),
-                            "sends": sends,
-                        })
-                    })
-                    .collect();
-                format!("{}\n", serde_json::to_string_pretty(&shown)?)
-            }
-        })?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// `19200 8E1 RTS/CTS`.
-fn with_flow(settings: PortSettings) -> String {
-    let flow = match settings.flow {
-        Flow::None => "",
-        Flow::RtsCts => " RTS/CTS",
-        Flow::XonXoff => " XON/XOFF",
-    };
-    format!("{}{flow}", shorthand(settings))
-}
-
-fn list() -> String {
-    let mut text = format!(
-        "{:20} {:12} {:18} {:21} {:20} DEVICES\n",
-        "DRIVER", "EVIDENCE", "SETTINGS", "SPEAKS", "MAPPING PACK"
-    );
-    for info in drivers() {
-        let _ = writeln!(
-            text,
-            "{:20} {:12} {:18} {:21} {:20} {}",
-            info.name,
-            info.evidence.name(),
-            with_flow(info.settings),
-            info.speaks.name(),
-            if info.pack.is_empty() { "-" } else { info.pack },
-            info.title
-        );
-    }
-    text.push_str(
-        "\nA ready pack is installed by: bedside-agent mappings add PACK. Where a device's menu has other settings: `settings` of the source.\n",
-    );
-    text
-}
-
 /// Find out which driver and speed a device needs, by listening
 #[derive(Args, Debug)]
 #[command(
@@ -143,7 +38,7 @@ Examples:
   bedside-agent serial sniff /dev/ttyUSB0 --speed 9600 --for 30s
   bedside-agent serial sniff /dev/ttyUSB0 --format json"
 )]
-struct Sniff {
+pub(super) struct Sniff {
     /// Serial port
     #[arg(value_name = "PORT")]
     port: PathBuf,
@@ -166,7 +61,11 @@ fn now() -> Now {
 }
 
 impl Sniff {
-    fn run(&self) -> anyhow::Result<ExitCode> {
+    /// Listens, and says what was heard.
+    ///
+    /// # Errors
+    /// When the port cannot be opened or read.
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -293,19 +192,7 @@ fn plugged_in() -> String {
 fn text(port: &Path, best: Option<&Heard>) -> String {
     let mut text = String::new();
     let Some(heard) = best.filter(|heard| heard.bytes > 0) else {
-        let asked: Vec<&str> = drivers()
-            .iter()
-            .filter(|info| info.speaks == Speaks::WhenAsked)
-            .map(|info| info.name)
-            .collect();
-        return format!(
-            "{}: nothing was heard. Check that the device is on, that its menu lets it send, and the cable (some need a crossed one).\n\
-             Many devices say nothing until they are asked, and this command asks nothing: {},\n\
-             and meters speak when there is something to say. If yours is one of them, write its driver into agent.toml and look at\n\
-             `bedside-agent status`; all drivers: bedside-agent serial drivers\n",
-            port.display(),
-            asked.join(", ")
-        );
+        return silence(port);
     };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
     let per_second = |count: u64| count as f64 / heard.seconds.max(0.001);
@@ -365,17 +252,63 @@ fn text(port: &Path, best: Option<&Heard>) -> String {
     text
 }
 
-/// What to write into `agent.toml`, and what else is to be done.
-fn source(port: &Path, guess: &Score, what: &str, settings: Option<&str>) -> String {
+/// What to do about a device that was not heard.
+fn silence(port: &Path) -> String {
     let mut text = format!(
-        "\n\nfor agent.toml:\n  [[source]]\n  name = \"bedside\"\n  kind = \"serial\"\n  port = \"{}\"\n  {}\n",
-        port.display(),
-        what.replace(", ", "\n  ")
+        "{}: nothing was heard. Is the device on, does its menu let it send, is the cable right (some need a crossed one)?\n\n\
+         These say nothing until they are asked, and this command asks nothing:\n",
+        port.display()
+    );
+    let asked: Vec<&DriverInfo> = drivers()
+        .iter()
+        .filter(|info| is_silent_until_asked(info))
+        .collect();
+    for info in &asked {
+        let _ = writeln!(
+            text,
+            "  {:16} {:18} {}",
+            info.name,
+            with_flow(info.settings),
+            info.title
+        );
+    }
+    text.push_str(
+        "Is yours among them? Its driver asks it; what it answers is in `bedside-agent status` then.\n",
+    );
+    text.push_str(&for_agent_toml(
+        port,
+        "driver = \"...\"         # its name in this list",
+        None,
+    ));
+    let later = drivers()
+        .iter()
+        .filter(|info| info.speaks == Speaks::AtTimes && !asked.iter().any(|other| other.name == info.name));
+    let _ = writeln!(
+        text,
+        "\nOthers speak when they have something to say ({}): take a measurement while this command listens,\n\
+         with a longer time: --speed 9600 --for 2min",
+        later.map(|info| info.name).collect::<Vec<_>>().join(", ")
+    );
+    text
+}
+
+/// The source that `agent.toml` needs, with what says how its bytes are read.
+fn for_agent_toml(port: &Path, what: &str, settings: Option<&str>) -> String {
+    let mut text = format!(
+        "\nfor agent.toml:\n  [[source]]\n  name = \"bedside\"\n  kind = \"serial\"\n  port = \"{}\"\n  {what}\n",
+        port.display()
     );
     if let Some(settings) = settings {
         let _ = writeln!(text, "  {settings}");
     }
     text.push_str("  device_id = \"...\"      # the identifier of the Device on the FHIR server\n");
+    text
+}
+
+/// What to write into `agent.toml`, and what else is to be done.
+fn source(port: &Path, guess: &Score, what: &str, settings: Option<&str>) -> String {
+    let mut text = for_agent_toml(port, &what.replace(", ", "\n  "), settings);
+    text.insert(0, '\n');
     if !port.starts_with("/dev/serial") && !port.starts_with("/dev/bedside") {
         text.push_str("a name below /dev/serial/by-id stays the same wherever the device is plugged in\n");
     }
@@ -410,19 +343,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_shows_every_driver_with_its_evidence() {
-        let list = list();
-        for (name, evidence) in [
-            ("nonin", "two sources"),
-            ("capnostream", "one source"),
-            ("intellivue-rs232", "framing only"),
+    fn silence_names_every_device_that_must_be_asked_and_what_to_write_for_it() {
+        let said = silence(Path::new("/dev/ttyUSB0"));
+        for (name, must_be_asked) in [
+            ("drager-medibus", true),
+            ("datex-dri", true),
+            ("contec-cms50-v7", true),
+            ("onetouch-ultra2", true),
+            ("and-pbt", false),
+            ("nonin", false),
         ] {
-            let line = list.lines().find(|line| line.starts_with(&format!("{name} ")));
-            assert!(
-                line.is_some_and(|line| line.contains(evidence)),
-                "{name} in\n{list}"
-            );
+            let listed = said
+                .lines()
+                .any(|line| line.trim_start().starts_with(&format!("{name} ")));
+            assert_eq!(listed, must_be_asked, "{name} in\n{said}");
         }
-        assert_eq!(list.lines().count(), drivers().len() + 3);
+        assert!(
+            said.contains("19200 8E1 RTS/CTS"),
+            "the settings stand beside it:\n{said}"
+        );
+        assert!(said.contains("and-pbt"), "a cuff is waited for:\n{said}");
+        let source: Vec<&str> = said
+            .lines()
+            .skip_while(|line| line.trim() != "[[source]]")
+            .take_while(|line| !line.is_empty())
+            .collect();
+        let written: toml::Table = source.join("\n").parse().unwrap();
+        let source = written["source"][0].as_table().unwrap();
+        assert_eq!(source["port"].as_str(), Some("/dev/ttyUSB0"));
+        assert!(
+            source.contains_key("driver") && source.contains_key("device_id"),
+            "{said}"
+        );
     }
 }
