@@ -273,7 +273,7 @@ fn silence(port: &Path) -> String {
         );
     }
     text.push_str(
-        "Is yours among them? Its driver asks it; what it answers is in `bedside-agent status` then.\n",
+        "Is yours among them? Its driver asks it; what it answers is in `bedside-agent status` then. Mapping packs: bedside-agent serial drivers\n",
     );
     text.push_str(&for_agent_toml(
         port,

@@ -5,31 +5,33 @@ use serde_json::{Value, json};
 use super::*;
 use crate::ingest::serial::framing::checksum::sum8;
 
-/// A packet of format 2 with a status of the first frame, of the others, and slots by number.
-fn nonin(status: u8, slots: &[(usize, u8)]) -> Vec<u8> {
+/// A packet of 25 frames with these slots by number; `frame` makes one of its status and its slot, a checksum follows.
+fn packet(status: u8, slots: &[(usize, u8)], frame: impl Fn(u8, u8) -> [u8; 4]) -> Vec<u8> {
     (1..=25_usize)
         .flat_map(|number| {
             let slot = slots
                 .iter()
                 .find(|(slot, _)| *slot == number)
                 .map_or(0, |(_, value)| *value);
-            let head = [1, 0x80 | status | u8::from(number == 1), 7, slot];
-            [head.as_slice(), &[sum8(&head)]].concat()
+            let frame = frame(0x80 | status | u8::from(number == 1), slot);
+            [frame.as_slice(), &[sum8(&frame)]].concat()
         })
         .collect()
 }
 
+fn nonin(status: u8, slots: &[(usize, u8)]) -> Vec<u8> {
+    packet(status, slots, |status, slot| [1, status, 7, slot])
+}
+
 fn nonin_7(status: u8, slots: &[(usize, u8)]) -> Vec<u8> {
-    (1..=25_usize)
-        .flat_map(|number| {
-            let slot = slots
-                .iter()
-                .find(|(slot, _)| *slot == number)
-                .map_or(0, |(_, value)| *value);
-            let head = [0x80 | status | u8::from(number == 1), 0xFF, 0xFE, slot];
-            [head.as_slice(), &[sum8(&head)]].concat()
-        })
-        .collect()
+    packet(status, slots, |status, slot| [status, 0xFF, 0xFE, slot])
+}
+
+/// Of these members only `name` is true.
+#[track_caller]
+fn only(found: &Value, name: &str, of: &[&str]) {
+    let set: Vec<&&str> = of.iter().filter(|name| found[**name] == true).collect();
+    assert_eq!(set, [&name], "{found}");
 }
 
 #[test]
@@ -234,18 +236,16 @@ fn contec_and_berry_bits() {
         ("80 32 15 48 62", "probe_error"),
     ] {
         let found = read("contec-cms50", &unhex(frame));
-        let all = [
-            "pulse_beep",
-            "spo2_dropping",
-            "searching_too_long",
-            "searching",
-            "probe_error",
-        ];
-        assert_eq!(
-            all.iter()
-                .filter(|name| found[**name] == true)
-                .collect::<Vec<_>>(),
-            [&name]
+        only(
+            &found,
+            name,
+            &[
+                "pulse_beep",
+                "spo2_dropping",
+                "searching_too_long",
+                "searching",
+                "probe_error",
+            ],
         );
     }
     for (frame, pulse, spo2) in [
@@ -270,18 +270,16 @@ fn contec_and_berry_bits() {
         ("80 32 25 48 62", "searching"),
     ] {
         let found = read("berry-bci", &unhex(frame));
-        let all = [
-            "no_signal",
-            "probe_unplugged",
-            "pulse_beep",
-            "no_finger",
-            "searching",
-        ];
-        assert_eq!(
-            all.iter()
-                .filter(|name| found[**name] == true)
-                .collect::<Vec<_>>(),
-            [&name]
+        only(
+            &found,
+            name,
+            &[
+                "no_signal",
+                "probe_unplugged",
+                "pulse_beep",
+                "no_finger",
+                "searching",
+            ],
         );
         let body = &bodies("berry-bci", &[unhex(frame)])[0];
         assert_eq!(body.get("spo2").is_some(), name == "pulse_beep", "{body}");
@@ -314,20 +312,17 @@ fn contec_v7_bits_are_carried_by_the_second_byte() {
         (live(0, 0, 0x10, 70, 98, 0xFFFF), "pi_valid"),
     ] {
         let found = read("contec-cms50-v7", &frame);
-        let all = [
-            "searching_too_long",
-            "low_spo2",
-            "pulse_beep",
-            "probe_error",
-            "searching",
-            "pi_valid",
-        ];
-        assert_eq!(
-            all.iter()
-                .filter(|name| found[**name] == true)
-                .collect::<Vec<_>>(),
-            [&name],
-            "{found}"
+        only(
+            &found,
+            name,
+            &[
+                "searching_too_long",
+                "low_spo2",
+                "pulse_beep",
+                "probe_error",
+                "searching",
+                "pi_valid",
+            ],
         );
     }
     has(
