@@ -191,14 +191,14 @@ fn scratch() -> PathBuf {
 }
 
 fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
-    let forgetful = match arguments.fault.as_deref() {
-        None => false,
-        Some(guest::FORGET_FLUSHES) => true,
-        Some(other) => bail!(
-            "the guest knows --sabotage {} only, not {other}",
-            guest::FORGET_FLUSHES
-        ),
-    };
+    let wrong = arguments.fault.as_deref().map(|wanted| {
+        let found = guest::WRONGS.iter().find(|(name, _)| *name == wanted);
+        let names: Vec<&str> = guest::WRONGS.iter().map(|(name, _)| *name).collect();
+        found
+            .map(|(_, wrong)| *wrong)
+            .with_context(|| format!("the guest knows --sabotage {} only", names.join(", ")))
+    });
+    let wrong = wrong.transpose()?;
     let (mut cuts, mut acknowledged) = (0, 0);
     let mut classes = serde_json::Map::new();
     for class in guest::CLASSES {
@@ -207,7 +207,7 @@ fn in_guest(arguments: &Arguments) -> anyhow::Result<()> {
             Some(_) => continue,
             None => (arguments.cuts * class.share).div_ceil(100),
         };
-        match guest::run(class, of_class, arguments.seed, forgetful, &scratch()) {
+        match guest::run(class, of_class, arguments.seed, wrong, &scratch()) {
             Ok(done) => {
                 cuts += done.cuts;
                 acknowledged += done.acknowledged;

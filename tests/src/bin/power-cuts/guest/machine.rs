@@ -1,5 +1,6 @@
 //! The virtual machine: Debian's kernel for arm64, a first process of our own, the aarch64 program, one ext4 disk.
 
+use super::SILENCE;
 use anyhow::{Context, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,15 @@ fn entry(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
 }
 
 impl Parts {
+    /// Boots a guest that judges: its agent checks the stores of the disk in this file, whenever it is told to.
+    pub fn judging(&self, archive: &Path, disk: &Path, stores: usize) -> anyhow::Result<Machine> {
+        let drive = format!("file={},format=raw,if=none,id=d0,cache=unsafe", disk.display());
+        let task = format!("guest=judge stores={stores}");
+        let machine = Machine::boot(self, archive, &task, &["-drive".to_owned(), drive])?;
+        machine.wait("ready", SILENCE)?;
+        Ok(machine)
+    }
+
     /// Writes the first file system of the guest to `path`: with these files beside its own, by their names.
     pub fn write_archive(&self, path: &Path, files: &[(&str, &str)]) -> anyhow::Result<()> {
         let mut archive = Vec::new();

@@ -19,20 +19,22 @@
 //! Seen on two busy cores: 1,000 cuts over 1,385 entries and 631 flushes, 9,388 acknowledgements, none lost and none twice;
 //! recorded in 76 s, judged in 1,118 s (500 cuts in 355 s when less else was going on).
 //!
-//! `--sabotage forget-flushes` replays as if the last flushes had not been asked for: that must be found.
+//! `--sabotage forget-flushes` replays as if the last flushes had not been asked for, `--sabotage ack-before-commit` judges as
+//! if each acknowledgement had been seen a commit earlier: both must be found.
 
+mod judge;
 mod machine;
 mod sender;
 mod stores;
 mod write_log;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bedside_disk::Chance;
+use judge::Judge;
 use machine::{Machine, Parts};
 use sender::Acknowledged;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::PoisonError;
@@ -41,8 +43,23 @@ use stores::Place;
 pub use stores::{CLASSES, Class};
 use write_log::WriteLog;
 
-/// Replaying as if flushes had not been asked for.
-pub const FORGET_FLUSHES: &str = "forget-flushes";
+/// What is made wrong on purpose.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// The record is replayed as if the last flushes had not been asked for.
+    ForgetFlushes,
+    /// Acknowledgements are taken for seen before the commit that they wait for.
+    AckBeforeCommit,
+}
+
+/// What can be made wrong, by name.
+pub const WRONGS: &[(&str, Wrong)] = &[
+    ("forget-flushes", Wrong::ForgetFlushes),
+    ("ack-before-commit", Wrong::AckBeforeCommit),
+];
+
+/// Entries of the record that a commit takes at least.
+const COMMIT: u64 = 4;
 
 /// In every payload of the sender, and in nothing else that the guest writes.
 const READABLE: &[u8] = b"\"note\":\"";
@@ -100,7 +117,13 @@ fn parts() -> anyhow::Result<Parts> {
 }
 
 /// Records a disk with the stores of a class and cuts its power `cuts` times; the error is the first finding.
-pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path) -> anyhow::Result<Outcome> {
+pub fn run(
+    class: &Class,
+    cuts: u64,
+    seed: u64,
+    wrong: Option<Wrong>,
+    scratch: &Path,
+) -> anyhow::Result<Outcome> {
     let Class {
         name: class,
         lives,
@@ -159,10 +182,14 @@ pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path)
     let task = format!("seconds={seconds} stores={}", places.len());
     let begun = record(&parts, &archive, &task, lives * places.len(), &disk, &log)?;
     let recorded = begin.elapsed();
-    let acknowledged = acknowledged
+    let mut acknowledged = acknowledged
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    if wrong == Some(Wrong::AckBeforeCommit) {
+        let entries = acknowledged.values_mut();
+        entries.for_each(|entries| *entries = entries.saturating_sub(COMMIT));
+    }
     ensure!(
         !acknowledged.is_empty(),
         "nothing was acknowledged: the proof proves nothing"
@@ -184,16 +211,7 @@ pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path)
         );
     }
     let begin = Instant::now();
-    let mut judge = Judge {
-        machine: None,
-        parts: &parts,
-        archive: &archive,
-        disk: &disk,
-        folder: folder.path(),
-        acknowledged: &acknowledged,
-        places: &places,
-        lived_with: 0,
-    };
+    let mut judge = Judge::new(&parts, &archive, &disk, &acknowledged, &places);
     let mut chance = Chance(seed);
     let mut cut_before: Vec<u64> = (1..cuts)
         .map(|_| {
@@ -209,7 +227,7 @@ pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path)
     cut_before.push(log.len());
     cut_before.sort_unstable();
     for (number, cut) in cut_before.iter().enumerate() {
-        let left = log.cut(*cut, &mut chance, forgetful);
+        let left = log.cut(*cut, &mut chance, wrong == Some(Wrong::ForgetFlushes));
         let verdict = judge.look(number, *cut, &left);
         verdict.with_context(|| format!("cut {number}, before entry {cut} of the record"))?;
         if number % 100 == 99 {
@@ -217,9 +235,9 @@ pub fn run(class: &Class, cuts: u64, seed: u64, forgetful: bool, scratch: &Path)
         }
     }
     ensure!(
-        judge.lived_with == places.len(),
+        judge.lived_with() == places.len(),
         "the agent took messages into {} of {} stores: the proof proves little",
-        judge.lived_with,
+        judge.lived_with(),
         places.len()
     );
     Ok(Outcome {
@@ -271,77 +289,4 @@ fn record(
     }
     machine.wait("recorded", SILENCE)?;
     Ok(begun)
-}
-
-struct Judge<'a> {
-    machine: Option<Machine>,
-    parts: &'a Parts,
-    archive: &'a Path,
-    disk: &'a Path,
-    folder: &'a Path,
-    acknowledged: &'a BTreeMap<u64, u64>,
-    places: &'a [Place],
-    /// Stores that held messages of the sender after the last cut.
-    lived_with: usize,
-}
-
-impl Judge<'_> {
-    /// Gives a disk to the guest, then looks at it here.
-    fn look(&mut self, number: usize, cut: u64, left: &[u8]) -> anyhow::Result<()> {
-        // Between two cuts the guest has the disk not mounted, and keeps nothing of it.
-        File::options()
-            .write(true)
-            .open(self.disk)?
-            .write_all_at(left, 0)?;
-        let machine = match &mut self.machine {
-            Some(machine) => machine,
-            none => {
-                let drive = format!(
-                    "file={},format=raw,if=none,id=d0,cache=unsafe",
-                    self.disk.display()
-                );
-                let machine = Machine::boot(
-                    self.parts,
-                    self.archive,
-                    &format!("guest=judge stores={}", self.places.len()),
-                    &["-drive".to_owned(), drive],
-                )?;
-                machine.wait("ready", SILENCE)?;
-                none.insert(machine)
-            }
-        };
-        machine.say(&format!("cut {number}"))?;
-        let said = machine.wait(&format!("cut {number} "), SILENCE)?;
-        let due: Vec<u64> = self
-            .acknowledged
-            .iter()
-            .filter(|(_, entries)| **entries <= cut)
-            .map(|(serial, _)| *serial)
-            .collect();
-        let code = said.split(' ').next().unwrap_or_default();
-        let is_always_whole = self.places.iter().all(Place::is_always_whole);
-        match code {
-            "0" => {}
-            "not-mounted" | "not-unmounted" => bail!("the guest's kernel cannot use the disk: {said}"),
-            // Until it is put aside; it is judged below.
-            _ if self.places.iter().all(Place::is_damaged) => {}
-            // Before the first commit there may be no store yet.
-            _ if due.is_empty() && !is_always_whole => return Ok(()),
-            _ => bail!("the agent finds fault with the store: {said}"),
-        }
-        let out = tempfile::tempdir_in(self.folder)?;
-        let mut there = BTreeSet::new();
-        self.lived_with = 0;
-        for place in self.places {
-            let before = there.len();
-            let request = format!("rdump /{} {}", place.name, out.path().display());
-            command("debugfs", &["-R", &request, &self.disk.display().to_string()])?;
-            let judged = place.judge(&out.path().join(&place.name), &mut there);
-            judged.with_context(|| place.name.clone())?;
-            self.lived_with += usize::from(there.len() > before);
-        }
-        let lost: Vec<u64> = due.into_iter().filter(|serial| !there.contains(serial)).collect();
-        ensure!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        Ok(())
-    }
 }

@@ -137,18 +137,13 @@ impl Place {
         matches!(self.before, Before::Older(_))
     }
 
-    /// Whether it is damaged until the agent has put it aside.
-    pub fn is_damaged(&self) -> bool {
-        matches!(self.before, Before::Damaged(_))
-    }
-
     /// Whether what the guest writes must be readable for nobody.
     pub fn is_sealed(&self) -> bool {
         self.encryption != Encryption::Off
     }
 
-    /// Looks at the store after a cut, and notes which messages of the guest's sender are there.
-    pub fn judge(&self, folder: &Path, there: &mut BTreeSet<u64>) -> anyhow::Result<()> {
+    /// Looks at the store after a cut; gives the messages of the guest's sender that are there.
+    pub fn judge(&self, folder: &Path) -> anyhow::Result<BTreeSet<u64>> {
         if self.is_sealed() {
             nothing_is_readable(folder)?;
         }
@@ -178,6 +173,7 @@ impl Place {
         }
         let read = store.read_from(1, usize::MAX)?;
         ensure!(read.damaged.is_empty(), "damaged batches: {:?}", read.damaged);
+        let mut there = BTreeSet::new();
         for stored in &read.messages {
             match serial_of(stored) {
                 Some(serial) => ensure!(there.insert(serial), "message {serial} is stored twice"),
@@ -189,6 +185,7 @@ impl Place {
             }
         }
         drop(store);
-        sqlite_finds_nothing_wrong(folder)
+        sqlite_finds_nothing_wrong(folder)?;
+        Ok(there)
     }
 }
