@@ -79,10 +79,10 @@ impl Judge<'_> {
         self.lived_with = 0;
         for (store, place) in (1..).zip(self.places) {
             let folder = out.path().join(&place.name);
-            // Which may not be on the disk yet.
-            std::fs::create_dir(&folder)?;
             let request = format!("rdump /{} {}", place.name, out.path().display());
             command("debugfs", &["-R", &request, &self.disk.display().to_string()])?;
+            // It may not be on the disk yet.
+            std::fs::create_dir_all(&folder)?;
             let held = place.judge(&folder).with_context(|| place.name.clone())?;
             // Before the first commit there may be no store yet, or a damaged one that is to be put aside.
             ensure!(
