@@ -2,7 +2,8 @@
 //!
 //! `embassy-time` drives every timer of the agent over the driver below. A thread either lives in real time or inside
 //! [`simulate`], where time is virtual: it jumps to the next deadline when nothing is left to run, every deadline is seen
-//! at its own time, and a month of outages takes seconds. Simulations in several threads have a clock each.
+//! at its own time, and a month of outages takes seconds. Simulations in several threads have a clock each. In real time the
+//! event loop of the agent keeps its timers itself ([`own_timers`]); a thread serves all others.
 //!
 //! Invariants:
 //! 1. Monotonic time is `CLOCK_BOOTTIME`: it never goes back, and runs on in suspend and over restarts of the process.
@@ -12,6 +13,7 @@
     reason = "the one file that may ask the system for time; all others ask this one"
 )]
 
+mod alarm;
 mod trust;
 
 use crate::config::ClockTrust;
@@ -24,6 +26,8 @@ use std::rc::Rc;
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::task::Waker;
 use trust::Evidence;
+
+pub use alarm::{OwnTimers, own_timers};
 
 /// How long an answer of the real-time clock is used: microseconds.
 const RTC_VALID_US: u64 = 20_000_000;
@@ -92,9 +96,15 @@ impl Driver for RealClock {
                 .as_ref()
                 .map(|clock| clock.borrow_mut().deadlines.insert(at, waker))
         });
-        if simulated.is_some() {
-            return;
+        if simulated.is_none() && !alarm::take(at, waker) {
+            self.take(at, waker);
         }
+    }
+}
+
+impl RealClock {
+    /// Takes a deadline for the thread of the timers.
+    fn take(&self, at: u64, waker: &Waker) {
         let Ok(mut guard) = self.deadlines.lock() else {
             return;
         };
@@ -117,9 +127,7 @@ impl Driver for RealClock {
             self.changed.notify_one();
         }
     }
-}
 
-impl RealClock {
     fn wake_when_due(&self) {
         let Ok(mut guard) = self.deadlines.lock() else {
             return;

@@ -272,10 +272,20 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> N
         }
     };
     let set = packs.mapping_set().normalize(&parsed);
+    // The samples of a block have the same type, and so the same correction.
+    let mut of_last: Option<(usize, Arc<iomt_mapping::GroupKey>, i64)> = None;
     let matches = set.matches.into_iter().enumerate().filter_map(|(number, found)| {
         let pack = Arc::clone(packs.packs().get(found.pack)?);
         let mut measurement = found.measurement;
-        let (clock, hold) = correct(&mut measurement, &pack, packs, stored, at);
+        let of_pack = match &of_last {
+            Some((pack, key, ticks)) if *pack == found.pack && Arc::ptr_eq(key, &measurement.key) => *ticks,
+            _ => {
+                let ticks = pack.options.correction(&measurement.type_name);
+                of_last = Some((found.pack, Arc::clone(&measurement.key), ticks));
+                ticks
+            }
+        };
+        let (clock, hold) = correct(&mut measurement, of_pack, packs, stored, at);
         Some(Match {
             number: number as u32,
             pack,
@@ -307,17 +317,17 @@ fn evaluate_unguarded(stored: &StoredMessage, packs: &PackSet, at: &At<'_>) -> N
     }
 }
 
-/// Takes out of the time of a reading what the clock of its device is off: what the third file of its pack says, then what
-/// the configuration says of its device.
+/// Takes out of the time of a reading what the clock of its device is off: what the third file of its pack says (`of_pack`, in
+/// ticks), then what the configuration says of its device.
 fn correct(
     measurement: &mut Measurement,
-    pack: &Pack,
+    of_pack: i64,
     packs: &PackSet,
     stored: &StoredMessage,
     at: &At<'_>,
 ) -> (Option<AtReading>, Option<Hold>) {
     let shown = measurement.occurrence_time;
-    let by_pack = pack.options.corrected(&measurement.type_name, shown);
+    let by_pack = shown.plus_ticks(of_pack).unwrap_or(shown);
     measurement.occurrence_time = by_pack;
     let of_pack = by_pack.ticks() - shown.ticks();
     // The time of reception is no time of a device.

@@ -346,6 +346,19 @@ impl Pipeline {
         entry: &Entry,
         revision: Option<RevisionId>,
     ) -> Result<Rc<Normalized>, StoreError> {
+        self.normalized_for(entry, revision, true).await
+    }
+
+    /// The same; `others` tells whether somebody else may ask for it soon, so that it is worth to be kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] while its packs are read.
+    pub async fn normalized_for(
+        &self,
+        entry: &Entry,
+        revision: Option<RevisionId>,
+        others: bool,
+    ) -> Result<Rc<Normalized>, StoreError> {
         let position = entry.stored.position;
         if revision.is_none()
             && let Some(known) = self.recent.borrow().result(position)
@@ -363,7 +376,7 @@ impl Pipeline {
             &self.dating.borrow(),
             &self.device_clocks.borrow(),
         ));
-        if revision.is_none() && !result.may_change() {
+        if others && revision.is_none() && !result.may_change() {
             // Somebody else may have been quicker: both results are equal.
             self.recent.borrow_mut().keep(position, &result);
         }

@@ -31,6 +31,8 @@ pub async fn run(
     destinations: Rc<Destinations>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
+    // What nobody reads after the counting is not kept.
+    let others = destinations.of_readings().next().is_some();
     loop {
         pipeline.beat("normalize");
         let from = pipeline.outbox.borrow().progress().cursor + 1;
@@ -61,9 +63,9 @@ pub async fn run(
         }
         for turn in batch.chunks(TURN) {
             for entry in turn {
-                let mut result = normalized(&pipeline, entry).await?;
+                let mut result = normalized(&pipeline, entry, others).await?;
                 if pipeline.observe_clocks(&entry.stored, &result).await? {
-                    result = pipeline.normalized(entry, None).await?;
+                    result = pipeline.normalized_for(entry, None, others).await?;
                 }
                 take(&pipeline, &destinations, entry, &result);
             }
@@ -75,7 +77,7 @@ pub async fn run(
 
 /// What a message became; behind a cursor from which the process ended before, with the care that finds the message that
 /// ends it.
-async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>, StoreError> {
+async fn normalized(pipeline: &Pipeline, entry: &Entry, others: bool) -> Result<Rc<Normalized>, StoreError> {
     let position = entry.stored.position;
     let isolation = &pipeline.isolation;
     if isolation.holds(&entry.stored) {
@@ -83,10 +85,10 @@ async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>
             "message {position} ended the process when it, or one like it, was normalized: it is a dead letter now and not \
              read again"
         );
-        return pipeline.normalized(entry, None).await;
+        return pipeline.normalized_for(entry, None, others).await;
     }
     if position > isolation.careful_until {
-        return pipeline.normalized(entry, None).await;
+        return pipeline.normalized_for(entry, None, others).await;
     }
     // Nothing is normalized without its mark: a disk that refuses it is waited for.
     while let Err(error) = pipeline.store.call(move |store| store.mark(position)).await {
@@ -98,7 +100,7 @@ async fn normalized(pipeline: &Pipeline, entry: &Entry) -> Result<Rc<Normalized>
         Timer::after_secs(5).await;
     }
     pipeline.beat("normalize");
-    let normalized = pipeline.normalized(entry, None).await;
+    let normalized = pipeline.normalized_for(entry, None, others).await;
     if let Err(error) = pipeline.store.call(|store| store.clear_mark()).await {
         tracing::warn!("{error}; the mark of a message stays until the next one");
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::{DeviceMapping, DeviceTemplate, Normalized};
+use crate::device::{DeviceMapping, DeviceTemplate, TemplateMatch};
 use crate::index::Index;
 use crate::measurement::{Measurement, NormalizeError};
 use crate::message::ParsedMessage;
@@ -94,7 +94,7 @@ impl MappingSet {
         candidates: impl Iterator<Item = usize>,
     ) -> SetNormalized {
         let mut found = SetNormalized::default();
-        let mut of_template = Normalized::default();
+        let mut of_template = Vec::new();
         for candidate in candidates {
             let Some((pack, place)) = self.places.get(candidate).copied() else {
                 continue;
@@ -106,25 +106,27 @@ impl MappingSet {
             else {
                 continue;
             };
-            template.normalize(message, &mut of_template.matches, &mut of_template.errors);
-            found
-                .errors
-                .extend(of_template.errors.drain(..).map(|error| (pack, error)));
             let earlier = |known: &SetMatch| {
                 known.pack < pack && same_type(&known.measurement.type_name, template.type_name())
             };
-            if found.matches.iter().any(earlier) {
-                found.shadowed += of_template.matches.len();
-                of_template.matches.clear();
-            }
-            found
-                .matches
-                .extend(of_template.matches.drain(..).map(|matched| SetMatch {
+            let is_shadowed = found.matches.iter().any(earlier);
+            let (matches, shadowed) = (&mut found.matches, &mut found.shadowed);
+            let mut take = |matched: TemplateMatch| {
+                if is_shadowed {
+                    *shadowed += 1;
+                    return;
+                }
+                matches.push(SetMatch {
                     pack,
                     template: matched.template,
                     match_index: matched.match_index,
                     measurement: matched.measurement,
-                }));
+                });
+            };
+            template.normalize(message, &mut take, &mut of_template);
+            found
+                .errors
+                .extend(of_template.drain(..).map(|error| (pack, error)));
         }
         found
     }

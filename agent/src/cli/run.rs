@@ -1,6 +1,7 @@
 //! `bedside-agent run`: the service.
 
 use crate::agent::{self, Door, Stopping, Surroundings, Waiting};
+use crate::clock;
 use crate::config;
 use anyhow::Context;
 use embassy_time::Timer;
@@ -46,6 +47,9 @@ fn service(config: config::Config) -> anyhow::Result<()> {
         .build()?;
     let local = tokio::task::LocalSet::new();
     let summary = local.block_on(&runtime, async move {
+        // Without it all goes on at some more cost.
+        let _timers = clock::own_timers()
+            .inspect_err(|error| tracing::warn!("the timers get a thread of their own: {error}"));
         let (stop, stopped) = watch::channel(false);
         tokio::task::spawn_local(stop_at_signal(stop)?);
         let (started, start) = tokio::sync::oneshot::channel();

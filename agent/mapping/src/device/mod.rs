@@ -211,6 +211,13 @@ pub struct Normalized {
     pub errors: Vec<NormalizeError>,
 }
 
+impl Normalized {
+    fn add(&mut self, template: &DeviceTemplate, message: &ParsedMessage<'_>) {
+        let matches = &mut self.matches;
+        template.normalize(message, &mut |found| matches.push(found), &mut self.errors);
+    }
+}
+
 /// One measurement and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateMatch {
@@ -251,7 +258,7 @@ impl DeviceMapping {
         let mut normalized = Normalized::default();
         for candidate in self.index.candidates(message) {
             if let Some(template) = self.templates.get(candidate) {
-                template.normalize(message, &mut normalized.matches, &mut normalized.errors);
+                normalized.add(template, message);
             }
         }
         normalized
@@ -261,7 +268,7 @@ impl DeviceMapping {
     pub fn normalize_each(&self, message: &ParsedMessage<'_>) -> Normalized {
         let mut normalized = Normalized::default();
         for template in &self.templates {
-            template.normalize(message, &mut normalized.matches, &mut normalized.errors);
+            normalized.add(template, message);
         }
         normalized
     }

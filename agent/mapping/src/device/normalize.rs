@@ -69,23 +69,28 @@ struct Sight<'t> {
 }
 
 impl DeviceTemplate {
-    /// Adds the measurements and errors of this template.
+    /// Hands over the measurements of this template, and adds its errors.
     pub(crate) fn normalize(
         &self,
         message: &ParsedMessage<'_>,
-        matches: &mut Vec<TemplateMatch>,
+        hand_over: &mut impl FnMut(TemplateMatch),
         errors: &mut Vec<NormalizeError>,
     ) {
         let found = match self.find(message.root()) {
             Ok(found) => found,
             Err(failure) => return errors.push(failure.into_error(self.index, None)),
         };
-        let mut last_key = None;
+        let mut last_key: Option<Arc<GroupKey>> = None;
         for (match_index, matched) in found.iter().enumerate() {
             match self.measure(message.root(), matched, last_key.as_ref(), &mut ()) {
                 Ok(measurement) => {
-                    last_key = Some(Arc::clone(&measurement.key));
-                    matches.push(TemplateMatch {
+                    if last_key
+                        .as_ref()
+                        .is_none_or(|last| !Arc::ptr_eq(last, &measurement.key))
+                    {
+                        last_key = Some(Arc::clone(&measurement.key));
+                    }
+                    hand_over(TemplateMatch {
                         template: self.index,
                         match_index,
                         measurement,
@@ -321,11 +326,17 @@ impl DeviceTemplate {
 fn usable<'f>(found: &'f Found<'_>) -> Result<Option<Cow<'f, str>>, &'static str> {
     let Ok(Some(value)) = found else { return Ok(None) };
     match value.to_text() {
-        Some(text) if text.trim().is_empty() => Err("it is blank"),
+        Some(text) if is_blank(&text) => Err("it is blank"),
         Some(text) => Ok(Some(text)),
         None if value.is_null() => Err("it is null"),
         None => Err("an array or object is no text"),
     }
+}
+
+/// Whether nothing can be read in it.
+fn is_blank(text: &str) -> bool {
+    // Of hundreds of samples in a message each begins with a digit or a sign.
+    !text.as_bytes().first().is_some_and(u8::is_ascii_graphic) && text.trim().is_empty()
 }
 
 fn failure(error: EvaluationError, field: &str) -> FieldFailure {

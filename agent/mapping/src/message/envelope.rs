@@ -54,7 +54,8 @@ impl<'a> Envelope<'a> {
     /// Reads the payload. A payload that is no JSON is an `InvalidDataFormatException`; an empty one is `null`.
     pub fn parse(&self) -> Result<ParsedMessage<'a>, NormalizeError> {
         let properties = self.properties.len() + self.system_properties.len();
-        let mut builder = TreeBuilder::with_capacity(self.body.len() / 12 + properties + 8);
+        let mut builder =
+            TreeBuilder::with_capacity(self.body.len() / json::BYTES_PER_VALUE + properties + 8);
         let root = builder.begin_object(None);
         let content = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.body);
         if content.is_empty() {

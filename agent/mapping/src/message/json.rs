@@ -9,6 +9,9 @@ use crate::message::tree::{Name, Node, Tree, TreeBuilder, Value};
 /// Arrays and objects within each other in a payload, at most.
 pub const MAXIMUM_NESTING: usize = 64;
 
+/// Bytes of a document for each of its values, roughly: a sample of a waveform with its time has 17.
+pub(super) const BYTES_PER_VALUE: usize = 16;
+
 /// Why a text is no JSON, and where; holds nothing of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonError {
@@ -33,7 +36,7 @@ pub fn parse(bytes: &[u8]) -> Result<Tree<'_>, JsonError> {
 
 /// As [`parse`], with another limit of nesting.
 pub fn parse_nested(bytes: &[u8], nesting: usize) -> Result<Tree<'_>, JsonError> {
-    let mut builder = TreeBuilder::with_capacity(bytes.len() / 12 + 4);
+    let mut builder = TreeBuilder::with_capacity(bytes.len() / BYTES_PER_VALUE + 4);
     append(&mut builder, None, bytes, nesting)?;
     Ok(builder.build())
 }

@@ -58,11 +58,15 @@ impl PackOptions {
     /// The time of a reading once the constant error of its device's clock is taken out. The journal keeps the reading
     /// as it came; this is applied when it is normalized, before it is grouped.
     pub fn corrected(&self, type_name: &str, time: Timestamp) -> Timestamp {
+        time.plus_ticks(self.correction(type_name)).unwrap_or(time)
+    }
+
+    /// What [`PackOptions::corrected`] adds to the times of a type, in ticks.
+    pub fn correction(&self, type_name: &str) -> i64 {
         let of_type = self
             .of_type(type_name)
             .and_then(|options| options.clock_correction);
-        let ticks = of_type.or(self.clock_correction).unwrap_or(0);
-        time.plus_ticks(ticks).unwrap_or(time)
+        of_type.or(self.clock_correction).unwrap_or(0)
     }
 
     /// Lane of a measurement type; [`Priority::Periodic`] where nothing is said.

@@ -96,7 +96,7 @@ impl Reader {
         self.pace.tick(now_us)
     }
 
-    /// Something was said to the device.
+    /// The device was asked something.
     pub(super) fn spoke(&mut self, now_us: u64) {
         self.pace.spoke(now_us);
     }

@@ -3,7 +3,6 @@
 use super::commits::Commits;
 use super::drivers::{Driver, Now, Output, PortSettings, Speaks};
 use super::line::{Line, Verdict};
-use super::pace::TICK_US;
 use super::port_name::PortName;
 use super::ports::{self, Ports};
 use super::reader::{Reader, TIMES, speed};
@@ -25,6 +24,9 @@ use std::sync::Arc;
 
 /// Bytes of messages that wait for the intake before reading pauses: minutes of the fastest line.
 const QUEUE_BYTES: usize = 1 << 20;
+
+/// While reading pauses, a line that takes nothing is tried this often: microseconds.
+const TRY_US: u64 = 50_000;
 
 /// Records that are known of a source at most; drivers remember fewer.
 const RECORDS: usize = 20_000;
@@ -184,7 +186,7 @@ impl Source {
                 Some(verdict) => self.show(&verdict, path),
                 None => {}
             }
-            if !out.send.is_empty() {
+            if !out.send.is_empty() && !out.no_answer {
                 reader.spoke(now.monotonic_us);
             }
             if let Err(why) = self.answer(port, &mut out, &mut unsent, &line, now) {
@@ -195,7 +197,7 @@ impl Source {
             }
             self.paused = self.outlet.bytes() >= QUEUE_BYTES;
             let looks_at = if self.paused && unsent.wants_room() {
-                Some(now.monotonic_us + TICK_US)
+                Some(now.monotonic_us + TRY_US)
             } else {
                 reader.tick(now.monotonic_us).filter(|_| !self.paused)
             };

@@ -330,6 +330,7 @@ impl Listener<Frame> for Dialogue {
             self.ask(now, out);
         } else if now.monotonic_us >= self.sign {
             out.send.push(frame(&[LINK_ACTIVE]));
+            out.no_answer = true;
             self.sign = now.monotonic_us + LINK_ACTIVE_US;
         }
     }

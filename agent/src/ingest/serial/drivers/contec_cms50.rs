@@ -472,6 +472,7 @@ impl Listener<Frame> for Live {
         }
         if now.monotonic_us >= self.keep_alive {
             out.send.push(command(KEEP_ALIVE));
+            out.no_answer = true;
             self.keep_alive = now.monotonic_us + KEEP_ALIVE_US;
         }
     }

@@ -96,6 +96,8 @@ pub struct Output {
     pub messages: Vec<DriverMessage>,
     /// Bytes to send, one write each; after the messages of the same output have been handed over.
     pub send: Vec<Vec<u8>>,
+    /// Nothing waits for an answer to the bytes in `send`: they keep a stream going.
+    pub no_answer: bool,
     /// The bytes in `send` let the device forget a reading: they wait until every message so far is committed. Only of
     /// drivers that [acknowledge](Driver::acknowledges).
     pub after_commit: bool,

@@ -483,6 +483,7 @@ impl Listener<Frame> for Reading {
             self.ask(now, out);
         } else if now.monotonic_us >= self.sign_of_life {
             out.send.push(command(SIGN_OF_LIFE, &[]));
+            out.no_answer = true;
             self.sign_of_life = now.monotonic_us + SIGN_OF_LIFE_US;
         }
     }
