@@ -66,7 +66,7 @@ impl Agent {
             of_destination.sort_by_key(|line| line["device"].as_str().map(str::to_owned));
             devices.append(&mut of_destination);
         }
-        json!({ "entries": entries(&book), "devices": devices })
+        json!({ "entries": entries(&book), "devices": devices, "doubt": doubt(&book) })
     }
 }
 
@@ -102,7 +102,17 @@ pub fn associate_in_store(
 /// # Errors
 /// SQLite's.
 pub fn associations_in_store(store: &Store) -> Result<Value, StoreError> {
-    Ok(json!({ "entries": entries(&store.association_book()?) }))
+    let book = store.association_book()?;
+    Ok(json!({ "entries": entries(&book), "doubt": doubt(&book) }))
+}
+
+/// What is to be done where entries were lost with a damaged store. Lost sightings need nothing: what waits for them says so.
+pub(super) fn doubt(book: &Book) -> Option<&'static str> {
+    book.doubt().entries.then_some(
+        "associations were lost with a damaged store: readings of devices without an entry wait, so that none goes to the wrong \
+         patient. See what is there with `bedside-agent association list`, enter what is missing with `association set` and \
+         `association end`, then say so with `association complete`",
+    )
 }
 
 fn outcome(planned: &Planned, corrections: &[Correction]) -> Value {

@@ -159,6 +159,7 @@ impl Agent {
             damaged: self.pipeline.outbox.borrow().damaged(),
             encrypted: self.config.store.encryption != Encryption::Off,
             salvages: self.pipeline.former.states.borrow().clone(),
+            doubt: super::association::doubt(&self.pipeline.associations.borrow()),
             set_aside_bytes,
             outlook: self.pipeline.bounds.forecast.borrow().outlook(),
             wear: WearState {
@@ -373,6 +374,9 @@ fn judge(status: &mut Status, now: i64) {
         .filter(|salvaged| salvaged.concerns(now))
     {
         problems.push(format!("store: a damaged one was set aside: {}", salvaged.text()));
+    }
+    if let Some(doubt) = &status.store.doubt {
+        problems.push(format!("store: {doubt}"));
     }
     if status.store.wear.exceeded {
         problems.push(format!(

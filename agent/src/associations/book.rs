@@ -37,6 +37,17 @@ pub enum Command {
         /// Device identifier.
         device: String,
     },
+    /// What was lost with a damaged store is entered again: devices without an entry follow the servers and messages.
+    Complete,
+}
+
+/// What a damaged store left open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doubt {
+    /// Entries of the operator may be lost: a reading that none covers waits.
+    pub entries: bool,
+    /// What servers showed before may be lost: the first link that is seen of a device says nothing about the time before it.
+    pub sightings: bool,
 }
 
 /// A command with everything that has to be stored in one transaction.
@@ -46,6 +57,8 @@ pub struct Planned {
     pub entry: Option<Entry>,
     /// An entry that goes.
     pub retracted: Option<Entry>,
+    /// Nothing is in doubt any more.
+    pub is_complete: bool,
     /// Destinations and what changes for them.
     pub corrections: Vec<(u32, Change)>,
 }
@@ -73,17 +86,21 @@ pub struct Book {
     unwritten: BTreeSet<(u32, Arc<str>)>,
     corrections: Vec<(u32, Change)>,
     moved: BTreeSet<Arc<str>>,
+    doubt: Doubt,
+    /// What stands for entries that may be lost: the first entry of each device.
+    lost: Vec<Entry>,
 }
 
 impl Book {
     /// The book as the store had it.
-    pub fn restore(entries: Vec<Entry>, records: Vec<(u32, Arc<str>, Record)>) -> Book {
-        let mut book = Book::default();
+    pub fn restore(entries: Vec<Entry>, records: Vec<(u32, Arc<str>, Record)>, doubt: Doubt) -> Book {
+        let mut book = Book {
+            doubt,
+            lost: doubt.entries.then(Entry::lost).into_iter().collect(),
+            ..Book::default()
+        };
         for entry in entries {
-            book.entries
-                .entry(Arc::clone(&entry.device))
-                .or_default()
-                .push(entry);
+            book.keep(entry);
         }
         for (destination, device, record) in records {
             let key = (destination, device);
@@ -93,9 +110,19 @@ impl Book {
         book
     }
 
-    /// The entries of a device.
+    fn keep(&mut self, entry: Entry) {
+        let entries = self.entries.entry(Arc::clone(&entry.device));
+        entries.or_insert_with(|| self.lost.clone()).push(entry);
+    }
+
+    /// What was lost and is not entered again.
+    pub fn doubt(&self) -> Doubt {
+        self.doubt
+    }
+
+    /// The entries of a device; where entries are in doubt, with one in front that says that nobody knows.
     pub fn entries(&self, device: &str) -> &[Entry] {
-        self.entries.get(device).map_or(&[], Vec::as_slice)
+        self.entries.get(device).map_or(&self.lost, Vec::as_slice)
     }
 
     /// Whether an entry says something about a device at an instant.
@@ -105,7 +132,7 @@ impl Book {
 
     /// All entries, by device.
     pub fn all_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().flatten()
+        self.entries.values().flatten().filter(|entry| !entry.is_lost())
     }
 
     /// All records, in no order.
@@ -171,6 +198,10 @@ impl Book {
         match history {
             Some((versions, whole)) => new.look_with_history(seen, versions, whole),
             None => new.look(seen),
+        }
+        if old.is_none() && self.doubt.sightings && !new.exact {
+            // An earlier look may have shown another link.
+            new.backwards = false;
         }
         let with_links = new.clone();
         if let Some(statements) = statements {
@@ -293,9 +324,18 @@ impl Book {
                 (device, Some(entry), None)
             }
             Command::Retract { device } => {
-                let newest = self.entries(device).iter().max_by_key(|entry| entry.number);
+                let entries = self.entries(device).iter().filter(|entry| !entry.is_lost());
+                let newest = entries.max_by_key(|entry| entry.number);
                 let newest = newest.ok_or("there is no entry of this device to take back")?;
                 (device, None, Some(newest.clone()))
+            }
+            Command::Complete => {
+                return Ok(Planned {
+                    entry: None,
+                    retracted: None,
+                    is_complete: true,
+                    corrections: Vec::new(),
+                });
             }
         };
         if device.trim().is_empty() {
@@ -325,6 +365,7 @@ impl Book {
         Ok(Planned {
             entry,
             retracted,
+            is_complete: false,
             corrections,
         })
     }
@@ -333,16 +374,22 @@ impl Book {
     pub fn take(&mut self, planned: &Planned) {
         if let Some(entry) = &planned.entry {
             self.moved.insert(Arc::clone(&entry.device));
-            self.entries
-                .entry(Arc::clone(&entry.device))
-                .or_default()
-                .push(entry.clone());
+            self.keep(entry.clone());
         }
         if let Some(gone) = &planned.retracted {
             self.moved.insert(Arc::clone(&gone.device));
             if let Some(entries) = self.entries.get_mut(&gone.device) {
                 entries.retain(|entry| entry.number != gone.number);
             }
+        }
+        if planned.is_complete {
+            self.doubt = Doubt::default();
+            self.lost.clear();
+            for entries in self.entries.values_mut() {
+                entries.retain(|entry| !entry.is_lost());
+            }
+            let seen = self.records.keys().map(|(_, device)| device);
+            self.moved.extend(self.entries.keys().chain(seen).cloned());
         }
     }
 

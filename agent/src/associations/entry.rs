@@ -58,6 +58,25 @@ impl Entry {
         self.from.is_none_or(|from| from <= instant) && self.to.is_none_or(|to| instant < to)
     }
 
+    /// What stands for entries of any device that may be lost: before all others, and nobody has it. It has an end, so that
+    /// nothing that a server shows is newer.
+    pub(super) fn lost() -> Entry {
+        Entry {
+            number: i64::MIN,
+            device: Arc::from(""),
+            patient: None,
+            encounter: None,
+            from: None,
+            to: Some(Ticks::MAX),
+            entered: Ticks::MIN,
+        }
+    }
+
+    /// Whether it is [`Entry::lost`].
+    pub(super) fn is_lost(&self) -> bool {
+        self.number == i64::MIN
+    }
+
     /// What the server shows of a later moment is newer than the entry.
     pub(super) fn stated(&self) -> Ticks {
         self.entered.max(self.from.unwrap_or(Ticks::MIN))

@@ -14,6 +14,9 @@
 //!    from which the new one is certain.
 //! 5. A reading in a gap, in a conflict or in an uncertain time belongs to nobody; it never goes to the last patient.
 //! 6. What an entry or a look changes about the past is listed ([`Change`]), so that it can be corrected.
+//! 7. Where entries were lost with a damaged store ([`Doubt`]), a reading that no entry covers belongs to nobody, whatever a server or
+//!    a message says, until the operator says that all of them are entered again; where sightings were lost, the first link that
+//!    is seen does not hold backwards.
 
 mod book;
 mod change;
@@ -22,7 +25,7 @@ mod entry;
 mod record;
 pub mod time;
 
-pub use book::{Book, Command, Planned, Unwritten};
+pub use book::{Book, Command, Doubt, Planned, Unwritten};
 pub use change::{Change, changes};
 pub use entry::{Entry, Who};
 pub use record::{Record, Seen, Statement, Stay, Version};

@@ -77,6 +77,9 @@ enum Command {
         /// Device identifier.
         device: String,
     },
+    /// After a damaged store: everything that it lost is entered again, and devices without an entry follow the servers and
+    /// messages again.
+    Complete,
     /// Show all entries, and whose each device is now.
     List {
         /// How the result is shown.
@@ -114,6 +117,7 @@ impl Association {
             Command::Retract { device } => Entry::Retract {
                 device: device.clone(),
             },
+            Command::Complete => Entry::Complete,
             Command::List { format } => {
                 let found = self.list(&config)?;
                 let shown = match format {
@@ -240,6 +244,9 @@ fn text(found: &Value) -> String {
             field(&line, "destination"),
             field(&line, "device")
         );
+    }
+    if let Some(doubt) = found.get("doubt").and_then(Value::as_str) {
+        let _ = writeln!(out, "{doubt}");
     }
     if out.is_empty() {
         out.push_str("no entries, and no device was looked up yet\n");

@@ -5,10 +5,11 @@
 
 use super::open::collect;
 use super::vault::Vault;
-use super::{Store, StoreError};
+use super::{Store, StoreError, checked_rows, doubt};
 use crate::associations::{Book, Change, Entry, Planned, Record, Who};
 use crate::corrections::Correction;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::sync::Arc;
 
 /// What a commit of progress writes about associations.
@@ -27,15 +28,12 @@ impl AssociationChanges {
         for (destination, device, record) in &self.sightings {
             let record = serde_json::to_string(record)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-            transaction
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO sighting (destination, device, record) VALUES (?1, ?2, ?3)",
-                )?
-                .execute(params![
-                    destination,
-                    vault.text("sighting.device", device),
-                    vault.text("sighting.record", &record)
-                ])?;
+            let row = vec![
+                Value::from(*destination),
+                Value::from(vault.text("sighting.device", device).into_owned()),
+                Value::from(vault.text("sighting.record", &record).into_owned()),
+            ];
+            checked_rows::put(transaction, "sighting", row)?;
         }
         for correction in &self.corrections {
             write_correction(transaction, correction, vault)?;
@@ -50,101 +48,102 @@ impl AssociationChanges {
 fn write_correction(connection: &Connection, correction: &Correction, vault: &Vault) -> rusqlite::Result<()> {
     let change = &correction.change;
     let patient = |column: &str, who: Option<&Who>| {
-        who.map(|who| vault.text(column, &who.text("Patient")).into_owned())
+        Value::from(who.map(|who| vault.text(column, &who.text("Patient")).into_owned()))
     };
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO correction
-                 (id, destination, device, valid_from, valid_to, patient_before, patient_after, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open')",
-        )?
-        .execute(params![
-            correction.number,
-            correction.destination,
-            vault.text("correction.device", &change.device),
-            change.from,
-            change.to,
-            patient("correction.patient_before", change.before.as_ref()),
-            patient("correction.patient_after", change.after.as_ref()),
-        ])?;
-    Ok(())
+    let row = vec![
+        Value::from(correction.number),
+        Value::from(correction.destination),
+        Value::from(vault.text("correction.device", &change.device).into_owned()),
+        Value::from(change.from),
+        Value::from(change.to),
+        patient("correction.patient_before", change.before.as_ref()),
+        patient("correction.patient_after", change.after.as_ref()),
+        Value::from("open".to_owned()),
+    ];
+    checked_rows::put(connection, "correction", row)
+}
+
+fn write_entry(connection: &Connection, entry: &Entry, vault: &Vault) -> rusqlite::Result<()> {
+    let who = |column: &str, who: Option<&Who>, kind: &str| {
+        Value::from(who.map(|who| vault.text(column, &who.text(kind)).into_owned()))
+    };
+    let row = vec![
+        Value::from(entry.number),
+        Value::from(vault.text("association.device", &entry.device).into_owned()),
+        who("association.patient", entry.patient.as_ref(), "Patient"),
+        who("association.encounter", entry.encounter.as_ref(), "Encounter"),
+        Value::from(entry.from),
+        Value::from(entry.to),
+        Value::from("operator".to_owned()),
+        Value::from(entry.entered),
+    ];
+    checked_rows::put(connection, "association", row)
 }
 
 impl Store {
     /// Everything that is known about who had which device.
     ///
     /// # Errors
-    /// SQLite's.
+    /// SQLite's; [`StoreError::Damaged`] when a row is not what was written.
     pub fn association_book(&self) -> Result<Book, StoreError> {
         let vault = self.codec.vault();
         let who = |kind: &'static str| move |text: String| Who::parse(kind, &text);
         let read =
             |column: &str, text: Option<String>| text.map(|text| vault.read_text(column, text)).transpose();
-        let entries = collect(
-            &self.connection,
-            "SELECT id, device, patient, encounter, valid_from, valid_to, entered FROM association
-             WHERE source = 'operator' ORDER BY id",
-            |row| {
-                Ok(Entry {
-                    number: row.get(0)?,
-                    device: Arc::from(vault.read_text("association.device", row.get(1)?)?),
-                    patient: read("association.patient", row.get(2)?)?.map(who("Patient")),
-                    encounter: read("association.encounter", row.get(3)?)?.map(who("Encounter")),
-                    from: row.get(4)?,
-                    to: row.get(5)?,
-                    entered: row.get(6)?,
-                })
-            },
-        )?;
-        let sightings = collect(
-            &self.connection,
-            "SELECT destination, device, record FROM sighting",
-            |row| {
-                let record = vault.read_text("sighting.record", row.get(2)?)?;
-                Ok((
-                    row.get(0)?,
-                    Arc::from(vault.read_text("sighting.device", row.get(1)?)?),
-                    serde_json::from_str(&record).ok(),
-                ))
-            },
-        )?;
-        // What cannot be read is looked at again on the server.
+        let connection = &self.connection;
+        let tail = "WHERE source = 'operator' ORDER BY id";
+        let entries = checked_rows::read(connection, "association", tail, [], |row| {
+            Ok(Entry {
+                number: row.get(0)?,
+                device: Arc::from(vault.read_text("association.device", row.get(1)?)?),
+                patient: read("association.patient", row.get(2)?)?.map(who("Patient")),
+                encounter: read("association.encounter", row.get(3)?)?.map(who("Encounter")),
+                from: row.get(4)?,
+                to: row.get(5)?,
+                entered: row.get(7)?,
+            })
+        })?;
+        let sightings = checked_rows::read(connection, "sighting", "", [], |row| {
+            let record = vault.read_text("sighting.record", row.get(2)?)?;
+            Ok((
+                row.get(0)?,
+                Arc::from(vault.read_text("sighting.device", row.get(1)?)?),
+                serde_json::from_str(&record).ok(),
+            ))
+        })?;
+        // What this version does not understand is looked at again on the server.
         let sightings = sightings
             .into_iter()
             .filter_map(|(destination, device, record): (u32, Arc<str>, Option<Record>)| {
                 Some((destination, device, record?))
             })
             .collect();
-        Ok(Book::restore(entries, sightings))
+        Ok(Book::restore(entries, sightings, self.doubt()?))
     }
 
     /// Corrections that are not done, in order.
     ///
     /// # Errors
-    /// SQLite's.
+    /// SQLite's; [`StoreError::Damaged`] when a row is not what was written.
     pub fn corrections(&self) -> Result<Vec<Correction>, StoreError> {
         let vault = self.codec.vault();
         let read =
             |column: &str, text: Option<String>| text.map(|text| vault.read_text(column, text)).transpose();
-        Ok(collect(
-            &self.connection,
-            "SELECT id, destination, device, valid_from, valid_to, patient_before, patient_after FROM correction ORDER BY id",
-            |row| {
-                let before = read("correction.patient_before", row.get(5)?)?;
-                let after = read("correction.patient_after", row.get(6)?)?;
-                Ok(Correction {
-                    number: row.get(0)?,
-                    destination: row.get(1)?,
-                    change: Change {
-                        device: Arc::from(vault.read_text("correction.device", row.get(2)?)?),
-                        from: row.get(3)?,
-                        to: row.get(4)?,
-                        before: before.map(|text| Who::parse("Patient", &text)),
-                        after: after.map(|text| Who::parse("Patient", &text)),
-                    },
-                })
-            },
-        )?)
+        checked_rows::read(&self.connection, "correction", "ORDER BY id", [], |row| {
+            let before = read("correction.patient_before", row.get(5)?)?;
+            let after = read("correction.patient_after", row.get(6)?)?;
+            Ok(Correction {
+                number: row.get(0)?,
+                destination: row.get(1)?,
+                change: Change {
+                    device: Arc::from(vault.read_text("correction.device", row.get(2)?)?),
+                    from: row.get(3)?,
+                    to: row.get(4)?,
+                    before: before.map(|text| Who::parse("Patient", &text)),
+                    after: after.map(|text| Who::parse("Patient", &text)),
+                },
+            })
+        })
     }
 
     /// Numbers of the destinations that the store has seen.
@@ -170,33 +169,21 @@ impl Store {
         corrections: &[Correction],
     ) -> Result<Planned, StoreError> {
         let vault = self.codec.vault();
+        if let (Some(folder), true) = (self.folder(), planned.entry.is_some()) {
+            doubt::expect_entries(&folder)?;
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(entry) = &mut planned.entry {
-            let sealed = |column: &str, text: &str| vault.text(column, text).into_owned();
-            entry.number = transaction.query_row(
-                "INSERT INTO association (device, patient, encounter, valid_from, valid_to, source, entered)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'operator', ?6) RETURNING id",
-                params![
-                    sealed("association.device", &entry.device),
-                    entry
-                        .patient
-                        .as_ref()
-                        .map(|who| sealed("association.patient", &who.text("Patient"))),
-                    entry
-                        .encounter
-                        .as_ref()
-                        .map(|who| sealed("association.encounter", &who.text("Encounter"))),
-                    entry.from,
-                    entry.to,
-                    entry.entered
-                ],
-                |row| row.get(0),
-            )?;
+            entry.number = checked_rows::next_number(&transaction, "association")?;
+            write_entry(&transaction, entry, &vault)?;
         }
         if let Some(gone) = &planned.retracted {
             transaction.execute("DELETE FROM association WHERE id = ?1", [gone.number])?;
+        }
+        if planned.is_complete {
+            doubt::end(&transaction)?;
         }
         for correction in corrections {
             write_correction(&transaction, correction, &vault)?;

@@ -6,11 +6,11 @@
 //!
 //! A damaged batch is stepped over: the rest goes on, and the loops account for its messages where they get to them.
 
-use super::codec;
 use super::open::collect;
 use super::read::{Found, Ranges};
 use super::set_aside::is_corrupt;
 use super::{Segment, Store, StoreError};
+use super::{checked_rows, codec};
 use crate::message::Position;
 use rusqlite::Connection;
 use std::cell::{Cell, RefCell};
@@ -99,7 +99,8 @@ impl Store {
         Ok(state)
     }
 
-    /// What `PRAGMA quick_check` says of every table but the journal's, and of the free pages (with the schema's table).
+    /// What `PRAGMA quick_check` says of every table but the journal's, and of the free pages (with the schema's table), and
+    /// what is wrong with rows that have checksums.
     fn check_tables(&self) -> Result<Vec<String>, StoreError> {
         let sql =
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'journal\\_%' ESCAPE '\\'";
@@ -120,6 +121,11 @@ impl Store {
                     .filter(|line| line != "ok")
                     .map(|line| format!("{table}: {}", line.replace('\n', "; "))),
             );
+        }
+        match checked_rows::damage(&self.connection) {
+            Ok(lines) => broken.extend(lines),
+            Err(error) if is_corrupt(&error) => broken.push(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
         Ok(broken)
     }

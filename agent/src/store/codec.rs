@@ -49,6 +49,9 @@ pub enum Damaged {
     /// The content ends early or holds impossible values.
     #[error("journal batch cannot be decoded")]
     Content,
+    /// A row of this table is not what was written, or rows of it are gone.
+    #[error("the table {0} is not what was written: a checksum does not fit, or rows are gone")]
+    Rows(&'static str),
 }
 
 /// Appends `value` as LEB128.

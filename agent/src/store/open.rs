@@ -4,7 +4,7 @@ use super::check::{Check, check_last_batches};
 use super::codec::Codec;
 use super::recover::{Recovered, next_position, read_segments};
 use super::set_aside::{CONDEMNED, is_damage, is_newer, needs_no_look, set_aside};
-use super::{Statistics, Store, StoreError, schema, vault};
+use super::{Statistics, Store, StoreError, checked_rows, schema, vault};
 use crate::clock;
 use crate::config::Encryption;
 use crate::durable;
@@ -98,6 +98,7 @@ impl Store {
     /// As [`Store::open_for_command`].
     pub fn open_at_rest(folder: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_for_command(folder, encryption)?;
+        checked_rows::verify(&store.connection)?;
         let recovered = store.recover(false)?;
         Ok((store, recovered))
     }
@@ -128,8 +129,10 @@ impl Store {
 
     fn open_file(file: &Path, encryption: &Encryption) -> Result<(Store, Recovered), StoreError> {
         let mut store = Store::open_unread(file, encryption)?;
+        checked_rows::verify(&store.connection)?;
         let folder = file.parent().unwrap_or(Path::new(""));
         let salvages = store.begin_salvages(folder, encryption)?;
+        store.note_entries(folder)?;
         let mut recovered = store.recover(true)?;
         store.id.clone_from(&recovered.store_id);
         recovered.salvages = salvages;
@@ -201,41 +204,6 @@ impl Store {
             "SELECT id, name FROM destination ORDER BY id",
             read,
         )?)
-    }
-
-    /// Notes a moment at which the wall clock could be trusted, so that readings of that boot can be dated. The first one
-    /// stays; returns the one that holds.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn set_reference(
-        &mut self,
-        boot: u32,
-        monotonic_us: u64,
-        wall: i64,
-    ) -> Result<(u64, i64), StoreError> {
-        self.connection.execute(
-            "UPDATE boot SET reference_us = ?2, reference_wall = ?3 WHERE id = ?1 AND reference_us IS NULL",
-            params![boot, monotonic_us as i64, wall],
-        )?;
-        let holds = self.connection.query_row(
-            "SELECT reference_us, reference_wall FROM boot WHERE id = ?1",
-            [boot],
-            |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)),
-        )?;
-        Ok(holds)
-    }
-
-    /// Notes that the operator gives up readings of a boot that nobody can date.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn give_up_boot(&mut self, boot: u32, wall: i64) -> Result<(), StoreError> {
-        self.connection.execute(
-            "UPDATE boot SET given_up = ?2 WHERE id = ?1 AND reference_us IS NULL",
-            params![boot, wall],
-        )?;
-        Ok(())
     }
 }
 

@@ -4,8 +4,9 @@
 //! Invariant: a record is remembered exactly when its message is committed, because both are one transaction. A crash before
 //! it leaves neither, and the device shows the record again; a crash after it leaves both.
 
-use super::Store;
+use super::{Store, StoreError, checked_rows};
 use crate::message::{Message, Position, RevisionId, SourceId, UNNAMED_RECORD};
+use rusqlite::types::Value;
 use rusqlite::{Transaction, params};
 
 /// Records that are remembered of a source: more than drivers know of their devices. Older ones are forgotten.
@@ -23,9 +24,8 @@ pub(super) fn remember(
         let Some(record) = message.record.filter(|record| *record != UNNAMED_RECORD) else {
             continue;
         };
-        transaction
-            .prepare_cached("INSERT INTO sent_record (source, position, record) VALUES (?1, ?2, ?3)")?
-            .execute(params![message.source.0, position as i64, record as i64])?;
+        let row = [i64::from(message.source.0), position as i64, record as i64];
+        checked_rows::put(transaction, "sent_record", row.map(Value::from).to_vec())?;
         if position % FORGET_EVERY == 0 {
             forget(transaction, message.source)?;
         }
@@ -47,13 +47,13 @@ impl Store {
     /// The records of a source that were committed, oldest first.
     ///
     /// # Errors
-    /// SQLite's.
-    pub fn sent_records(&self, source: SourceId) -> rusqlite::Result<Vec<u64>> {
-        self.connection
-            .prepare_cached("SELECT record FROM sent_record WHERE source = ?1 ORDER BY position")?
-            .query_map([source.0], |row| row.get::<_, i64>(0))?
-            .map(|record| record.map(|record| record as u64))
-            .collect()
+    /// SQLite's; [`StoreError::Damaged`] when a row is not what was written: a record that is taken for another would never
+    /// be stored.
+    pub fn sent_records(&self, source: SourceId) -> Result<Vec<u64>, StoreError> {
+        let tail = "WHERE source = ?1 ORDER BY position";
+        checked_rows::read(&self.connection, "sent_record", tail, [source.0], |row| {
+            row.get::<_, i64>(2).map(|record| record as u64)
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use super::progress::{Progress, Row, UnmatchedRun, decode_key, decode_refs, read
 use super::salvage::{Run, Salvage};
 use super::set_aside::is_corrupt;
 use super::vault::{Vault, unreadable};
-use super::{Segment, Store, StoreError};
+use super::{Segment, Store, StoreError, boots};
 use crate::forward::GroupKey;
 use crate::ingest::StoredPacket;
 use crate::message::{Position, RevisionId, SourceId};
@@ -94,15 +94,7 @@ impl Store {
             }
         };
         let connection = &self.connection;
-        connection.execute(
-            "INSERT OR IGNORE INTO boot (boot_id) VALUES (?1)",
-            [clock::boot_id()],
-        )?;
-        let boot = connection.query_row(
-            "SELECT id FROM boot WHERE boot_id = ?1",
-            [clock::boot_id()],
-            |row| row.get(0),
-        )?;
+        let boot = boots::enter(connection, &clock::boot_id(), None)?;
         let dating = self.dating()?;
         let progress: Option<(String, Option<i64>)> = connection
             .query_row("SELECT state, crc FROM progress", [], |row| {
@@ -170,24 +162,6 @@ impl Store {
             salvages: Vec::new(),
             set_aside: None,
         })
-    }
-
-    /// What ties the monotonic time of each boot to trusted wall time.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn dating(&self) -> Result<Vec<Dating>, StoreError> {
-        let sql = "SELECT id, reference_us, reference_wall, given_up IS NOT NULL, boot_id FROM boot";
-        let current = clock::boot_id();
-        Ok(collect(&self.connection, sql, |row| {
-            let reference: (Option<i64>, Option<i64>) = (row.get(1)?, row.get(2)?);
-            Ok(Dating {
-                boot: row.get(0)?,
-                is_current: row.get::<_, String>(4)? == current,
-                given_up: row.get(3)?,
-                reference: reference.0.map(|us| us as u64).zip(reference.1),
-            })
-        })?)
     }
 
     pub(super) fn meta_text(&self, key: &str) -> rusqlite::Result<Option<String>> {

@@ -1,6 +1,6 @@
 //! Tables of the store and their migrations. A migration goes forward only, in one transaction with its version number.
 
-use super::progress;
+use super::{checked_rows, progress};
 use crate::sabotage::{self, Sabotage};
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -109,10 +109,27 @@ const MIGRATIONS: &[&str] = &[
     -- messages silently. Those of older versions get theirs in the same transaction.
     ALTER TABLE progress ADD COLUMN crc INTEGER;
     ",
+    "
+    -- Checksums of the rows that say whose a reading is and when it was taken (checked_rows.rs), and how many rows each of
+    -- these tables has. Rows of older versions get theirs in the same transaction.
+    ALTER TABLE association ADD COLUMN crc INTEGER;
+    ALTER TABLE correction ADD COLUMN crc INTEGER;
+    ALTER TABLE sighting ADD COLUMN crc INTEGER;
+    ALTER TABLE device_clock ADD COLUMN crc INTEGER;
+    ALTER TABLE boot ADD COLUMN crc INTEGER;
+    ALTER TABLE sent_record ADD COLUMN crc INTEGER;
+    -- What was lost with a damaged store, until the operator says that it is entered again.
+    CREATE TABLE doubt (subject TEXT PRIMARY KEY, since INTEGER NOT NULL, crc INTEGER) WITHOUT ROWID;
+    -- Number of rows, sum of their checksums, and both once more with the other sign: a damaged sum is known as such.
+    CREATE TABLE row_sum (name TEXT PRIMARY KEY, rows INTEGER NOT NULL, sum INTEGER NOT NULL, again INTEGER NOT NULL)
+        WITHOUT ROWID;
+    ",
 ];
 
 /// The version in which cursors and counters got their checksum.
 const PROGRESS_CHECKSUM: i64 = 9;
+/// The version in which rows that decide about patient and time got theirs.
+const ROW_CHECKSUMS: i64 = 10;
 
 /// Brings the schema to the newest version.
 ///
@@ -151,6 +168,9 @@ fn run_step(connection: &Connection, step: usize, sql: &str) -> rusqlite::Result
     connection.execute_batch(sql)?;
     if step as i64 + 1 == PROGRESS_CHECKSUM {
         progress::add_checksum(connection)?;
+    }
+    if step as i64 + 1 == ROW_CHECKSUMS {
+        checked_rows::add_checksums(connection)?;
     }
     Ok(())
 }

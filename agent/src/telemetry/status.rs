@@ -225,6 +225,8 @@ pub struct StoreState {
     pub encrypted: bool,
     /// What was salvaged of damaged stores that were set aside.
     pub salvages: Vec<Salvaged>,
+    /// What is to be done where entries about who had which device were lost and are not entered again.
+    pub doubt: Option<&'static str>,
     /// Bytes of their files.
     pub set_aside_bytes: u64,
     /// How full it is, and for how long that goes on.

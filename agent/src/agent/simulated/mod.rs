@@ -2,6 +2,7 @@
 //! are doubles. Time is virtual, so that a day takes seconds and is the same run for the same seed.
 
 mod budget;
+mod damaged_entries;
 mod day;
 mod device_clocks;
 mod gateway_clock;

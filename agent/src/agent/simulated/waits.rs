@@ -9,11 +9,11 @@ use serde_json::json;
 use std::pin::Pin;
 
 const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
+pub(super) const HOUR: u64 = 60 * MINUTE;
 
 /// What is looked at, and done, at some second after the start.
-type Step = (u64, Doing);
-type Doing = Box<dyn FnOnce(Rc<Agent>, FhirServer, PathBuf) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub(super) type Step = (u64, Doing);
+pub(super) type Doing = Box<dyn FnOnce(Rc<Agent>, FhirServer, PathBuf) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// One reading of one device at the start, and one an hour later.
 async fn two_readings(context: SourceContext) {
@@ -37,7 +37,7 @@ fn patient(server: &FhirServer, id: &str) {
 }
 
 /// The Device, linked to somebody or not.
-fn device(server: &FhirServer, patient: Option<&str>) {
+pub(super) fn device(server: &FhirServer, patient: Option<&str>) {
     let mut resource = json!({"resourceType": "Device", "id": "d", "identifier": [{"value": "band-1"}]});
     if let Some(patient) = patient {
         resource["patient"] = json!({"reference": format!("Patient/{patient}")});
@@ -48,16 +48,30 @@ fn device(server: &FhirServer, patient: Option<&str>) {
 /// Runs an agent through the steps; gives the status after each.
 fn play(more: &str, steps: Vec<Step>) -> (Vec<Status>, FhirServer) {
     let folder = tempfile::tempdir().unwrap();
-    let at = folder.path().to_owned();
-    drop_pack(&at);
-    let config = configuration(&at, "", &format!("{EHR}{more}"));
     let server = FhirServer::in_process();
     server.keep_versions();
-    let surroundings = surroundings(&server, two_readings);
-    let (statuses, _) = clock::simulate(midnight(), async {
-        random::seed(3);
-        patient(&server, "anna");
-        patient(&server, "bert");
+    (play_in(folder.path(), &server, 0, more, steps), server)
+}
+
+/// As [`play`], in a folder and with a server that may have seen an agent before, so many days after the first one began.
+pub(super) fn play_in(
+    folder: &Path,
+    server: &FhirServer,
+    day: i64,
+    more: &str,
+    steps: Vec<Step>,
+) -> Vec<Status> {
+    let at = folder.to_owned();
+    drop_pack(&at);
+    let config = configuration(&at, "", &format!("{EHR}{more}"));
+    let surroundings = surroundings(server, two_readings);
+    let begin = midnight().plus_ticks(day * 24 * 36_000_000_000).unwrap();
+    let (statuses, _) = clock::simulate(begin, async {
+        random::seed(3 + day.unsigned_abs());
+        if day == 0 {
+            patient(server, "anna");
+            patient(server, "bert");
+        }
         let (stop, stopped) = watch::channel(false);
         let (started, agent) = tokio::sync::oneshot::channel();
         let looking = tokio::task::spawn_local({
@@ -83,10 +97,10 @@ fn play(more: &str, steps: Vec<Step>) -> (Vec<Status>, FhirServer) {
         looking.await.unwrap()
     })
     .unwrap();
-    (statuses, server)
+    statuses
 }
 
-fn step<F: Future<Output = ()> + 'static>(
+pub(super) fn step<F: Future<Output = ()> + 'static>(
     second: u64,
     doing: impl FnOnce(Rc<Agent>, FhirServer, PathBuf) -> F + 'static,
 ) -> Step {
@@ -97,12 +111,12 @@ fn step<F: Future<Output = ()> + 'static>(
 }
 
 /// Readings that wait, and dead letters. What is sent again by a correction counts anew as delivered.
-fn counts(status: &Status) -> (u64, u64) {
+pub(super) fn counts(status: &Status) -> (u64, u64) {
     (status.summary.waiting, status.summary.dead)
 }
 
 /// Subjects and values of what the server holds.
-fn held(server: &FhirServer) -> Vec<String> {
+pub(super) fn held(server: &FhirServer) -> Vec<String> {
     let of = |one: &serde_json::Value| {
         let patient = one["subject"]["reference"].as_str().unwrap().to_owned();
         format!(

@@ -163,7 +163,7 @@ fn a_broken_table_is_told_and_the_next_start_sets_the_file_aside() {
     let raw = rusqlite::Connection::open(&file).unwrap();
     let root: i64 = raw
         .query_row(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'association'",
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'ledger'",
             [],
             |r| r.get(0),
         )
@@ -175,11 +175,8 @@ fn a_broken_table_is_told_and_the_next_start_sets_the_file_aside() {
     std::fs::write(&file, bytes).unwrap();
     let (mut store, first) = Store::open(folder.path()).unwrap();
     let broken: Vec<_> = check_all(&mut store).into_iter().flat_map(|s| s.broken).collect();
-    assert!(
-        broken.iter().any(|line| line.contains("association")),
-        "{broken:?}"
-    );
-    store.condemn("association: page 12").unwrap();
+    assert!(broken.iter().any(|line| line.contains("ledger")), "{broken:?}");
+    store.condemn("ledger: page 12").unwrap();
     drop(store);
     let (store, second) = Store::open(folder.path()).unwrap();
     assert_ne!(first.store_id, second.store_id);

@@ -1,7 +1,7 @@
 //! What comes over at the opening: names and mapping packs, and the rows that must be there before anything is forwarded
 //! (`copy.rs`).
 
-use super::super::{Store, StoreError};
+use super::super::{Store, StoreError, boots, doubt};
 use super::copy::copy_rows;
 use super::former::{Former, Wanted};
 use super::{Salvage, Stage, State, keep};
@@ -132,6 +132,12 @@ impl Store {
             .into_iter()
             .find(|(_, state)| state.file == name);
         let is_new = row.is_none();
+        // Where it held entries, or may have, what is lost of them is in doubt.
+        let folder = self.folder();
+        let had_entries = folder
+            .as_ref()
+            .is_none_or(|folder| !doubt::is_without_entries(folder));
+        let in_doubt = |subject: &&str| had_entries || *subject != "association";
         let (id, mut state) = match row {
             // One that was gone may be back.
             Some((_, state)) if state.settled && state.stage == Stage::Done => {
@@ -152,6 +158,11 @@ impl Store {
             Err(error) => {
                 taken.perhaps = true;
                 state.waits = Some(error.to_string());
+                if !state.has_been_read() {
+                    for subject in doubt::SUBJECTS.iter().filter(|subject| in_doubt(subject)) {
+                        doubt::begin(&self.connection, subject)?;
+                    }
+                }
                 if is_new {
                     self.insert_salvage(&state)?;
                 } else {
@@ -164,6 +175,13 @@ impl Store {
         // It may have waited for its key until now.
         let is_first_look = !state.has_been_read() && (is_new || state.waits.is_some());
         (state.waits, state.settled) = (None, false);
+        let brings_entries = former
+            .copied
+            .get("association")
+            .is_some_and(|rows| !rows.is_empty());
+        if let (Some(folder), true, true) = (&folder, is_first_look, brings_entries) {
+            doubt::expect_entries(folder)?;
+        }
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -189,6 +207,11 @@ impl Store {
                 state.left_out = rows
                     .map(|(table, rows)| ((*table).to_owned(), rows.len() as u64))
                     .collect();
+                for subject in doubt::SUBJECTS.iter().filter(|subject| in_doubt(subject)) {
+                    if former.doubts.contains(subject) || state.left_out.contains_key(*subject) {
+                        doubt::begin(&transaction, subject)?;
+                    }
+                }
             } else {
                 let none = Names::default();
                 let names = names.as_ref().unwrap_or(&none);
@@ -201,6 +224,9 @@ impl Store {
                     id,
                     &mut state.left_out,
                 )?;
+                for subject in former.doubts.iter().filter(|subject| in_doubt(subject)) {
+                    doubt::begin(&transaction, subject)?;
+                }
             }
         }
         keep::write(&transaction, id, &state)?;
@@ -227,16 +253,7 @@ impl Store {
 
 fn adopt_names(transaction: &Transaction<'_>, former: &Former, file: &str) -> Result<Names, StoreError> {
     let number = |table: &str, name: &str| super::super::open::number_of(transaction, table, name);
-    let boot = |name: &str, reference: Option<(i64, i64)>| -> rusqlite::Result<u32> {
-        let (us, wall) = reference.unzip();
-        transaction.execute(
-            "INSERT INTO boot (boot_id, reference_us, reference_wall) VALUES (?1, ?2, ?3) ON CONFLICT (boot_id) DO UPDATE
-             SET reference_us = coalesce(reference_us, excluded.reference_us),
-                 reference_wall = coalesce(reference_wall, excluded.reference_wall)",
-            params![name, us, wall],
-        )?;
-        transaction.query_row("SELECT id FROM boot WHERE boot_id = ?1", [name], |row| row.get(0))
-    };
+    let boot = |name: &str, reference: Option<(i64, i64)>| boots::enter(transaction, name, reference);
     let mut names = Names {
         unknown_source: number("source", &format!("unknown source of {file}"))?,
         unknown_boot: boot(&format!("unknown boot of {file}"), None)?,

@@ -1,25 +1,21 @@
 //! Rows of the small tables on their way from a store that was set aside into this one: with the numbers and the seals of now.
 
+use super::super::checked_rows;
 use super::super::vault::{BLOBS, TEXTS, Vault};
 use super::adopt::Names;
 use super::former::Former;
 use super::record::{Row, Value};
 use crate::timekeeping::device;
-use rusqlite::types::ToSqlOutput;
-use rusqlite::{ToSql, Transaction};
+use rusqlite::Transaction;
 use std::collections::BTreeMap;
 
 /// A column on its way from one store to the other.
-struct Column<'a>(&'a Value);
-
-impl ToSql for Column<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(match self.0 {
-            Value::Null | Value::Real => ToSqlOutput::from(rusqlite::types::Null),
-            Value::Integer(number) => ToSqlOutput::from(*number),
-            Value::Text(text) => ToSqlOutput::from(text.as_str()),
-            Value::Blob(bytes) => ToSqlOutput::from(bytes.as_slice()),
-        })
+fn stored(value: &Value) -> rusqlite::types::Value {
+    match value {
+        Value::Null | Value::Real => rusqlite::types::Value::Null,
+        Value::Integer(number) => (*number).into(),
+        Value::Text(text) => text.clone().into(),
+        Value::Blob(bytes) => bytes.clone().into(),
     }
 }
 
@@ -138,16 +134,23 @@ fn insert(
     columns: &[&str],
     row: &[Value],
 ) -> rusqlite::Result<()> {
+    if let Some(checked) = checked_rows::table(table) {
+        let mut values: Vec<rusqlite::types::Value> = Vec::with_capacity(checked.columns.len());
+        if checked.columns.len() > columns.len() {
+            values.push(checked_rows::next_number(transaction, checked.name)?.into());
+        }
+        values.extend(row.iter().map(stored));
+        return checked_rows::put_new(transaction, checked.name, values);
+    }
     let marks: Vec<String> = (1..=columns.len()).map(|n| format!("?{n}")).collect();
     let sql = format!(
         "INSERT OR IGNORE INTO {table} ({}) VALUES ({})",
         columns.join(", "),
         marks.join(", ")
     );
-    let values = row.iter().map(Column);
     transaction
         .prepare_cached(&sql)?
-        .execute(rusqlite::params_from_iter(values))
+        .execute(rusqlite::params_from_iter(row.iter().map(stored)))
         .map(drop)
 }
 

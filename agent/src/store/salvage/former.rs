@@ -8,9 +8,9 @@ use super::super::log::Log;
 use super::super::progress::{Progress, decode_key, decode_refs, read_progress};
 use super::super::read::Ranges;
 use super::super::vault::{MasterKey, Vault};
-use super::super::{StoreError, set_aside::beside};
+use super::super::{StoreError, doubt, set_aside::beside};
 use super::adopt::Names;
-use super::certain;
+use super::certain::{self, Proof};
 use super::pages::{Pages, Place};
 use super::record::{Row, Value, kinds};
 use super::tables::Tables;
@@ -90,6 +90,8 @@ pub(super) struct Former {
     pub(super) missing: Vec<String>,
     /// Messages that this store had from one before it.
     pub(super) recovered: Runs,
+    /// What it had lost itself, and what it may have.
+    pub(super) doubts: Vec<&'static str>,
     /// Bytes of its files.
     pub(super) bytes: u64,
 }
@@ -136,19 +138,37 @@ impl Former {
         if !tables.whole {
             former.missing.push("sqlite_schema".to_owned());
         }
+        let proof = Proof::of(&tables);
         former.read_identity(&tables);
         former.find_key(file, encryption)?;
-        former.read_names(&tables);
+        former.read_names(&tables, &proof);
         former.known = former.read_known(&tables);
         former.recovered = Runs::new(recovered(&tables));
         former.taken_over = taken_over(&tables);
         let state = log.state(file, &beside(file, "-wal"));
         former.log_is_whole = state.is_ok_and(|state| state.reason().is_none());
-        former.read_copied(&tables);
+        former.read_copied(&tables, &proof);
+        former.read_doubts(&tables, &proof);
         Ok(former)
     }
 
-    fn read_copied(&mut self, tables: &Tables<'_>) {
+    /// What is in doubt: what it had lost itself, and what cannot be told of it now.
+    fn read_doubts(&mut self, tables: &Tables<'_>, proof: &Proof) {
+        let table = tables.table("doubt");
+        let subjects = table.filter(|table| table.lost.is_empty() && !proof.is_short("doubt", table));
+        let (is_told, rows) = match subjects {
+            Some(table) => (table.rows.iter().all(|row| proof.holds("doubt", row)), table.rows),
+            // Versions before this table had no such notes.
+            None => (!proof.has_checksums(), Vec::new()),
+        };
+        let had_lost = |subject: &str| rows.iter().any(|(_, row)| text(row, 0) == Some(subject));
+        let doubts = doubt::SUBJECTS.into_iter();
+        self.doubts = doubts
+            .filter(|subject| !is_told || had_lost(subject) || self.is_in_doubt(subject))
+            .collect();
+    }
+
+    fn read_copied(&mut self, tables: &Tables<'_>, proof: &Proof) {
         for name in COPIED.iter().copied() {
             let Some(table) = tables.table(name) else {
                 // Tables of later versions are not in every store.
@@ -157,11 +177,13 @@ impl Former {
                 }
                 continue;
             };
-            let is_whole = table.lost.is_empty() && (self.log_is_whole || name != "association");
+            let is_whole = table.lost.is_empty()
+                && !proof.is_short(name, &table)
+                && (self.log_is_whole || name != "association");
             if !is_whole {
                 self.missing.push(name.to_owned());
             }
-            let (rows, left_out) = certain::rows(name, table, &self.vault, self.log_is_whole);
+            let (rows, left_out) = certain::rows(name, table, &self.vault, proof, self.log_is_whole);
             if left_out > 0 {
                 self.left_out.insert(name.to_owned(), left_out);
             }
@@ -242,7 +264,7 @@ impl Former {
         Ok(())
     }
 
-    fn read_names(&mut self, tables: &Tables<'_>) {
+    fn read_names(&mut self, tables: &Tables<'_>, proof: &Proof) {
         for (id, row) in tables.rows("source").into_iter().flatten() {
             if let (Ok(id), Some(name)) = (u32::try_from(id), text(&row, 1)) {
                 self.sources.insert(id, name.to_owned());
@@ -255,10 +277,20 @@ impl Former {
         }
         match tables.table("boot") {
             Some(table) => {
-                if !table.lost.is_empty() {
+                let is_short = proof.is_short("boot", &table);
+                if !table.lost.is_empty() || is_short {
                     self.missing.push("boot".to_owned());
                 }
-                for (id, row) in table.rows {
+                for row in table.rows {
+                    // Its readings wait until the operator dates them; its name is in `identity` too.
+                    if !proof.holds("boot", &row) {
+                        *self.left_out.entry("boot".to_owned()).or_default() += 1;
+                        continue;
+                    }
+                    let (id, mut row) = row;
+                    if is_short {
+                        row.truncate(2);
+                    }
                     let reference = row
                         .get(2)
                         .and_then(Value::integer)

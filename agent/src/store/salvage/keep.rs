@@ -82,7 +82,8 @@ impl Store {
         self.keep_salvage(salvage.id(), salvage.state())
     }
 
-    fn folder(&self) -> Option<PathBuf> {
+    /// The folder that the store is in.
+    pub(in crate::store) fn folder(&self) -> Option<PathBuf> {
         self.connection
             .path()
             .and_then(|path| Path::new(path).parent())

@@ -20,7 +20,8 @@
 //! 3. What a destination has confirmed is not sent again where that is known ([`Wanted`]); what cannot be known is sent again.
 //! 4. What was needed and cannot be read is counted in the ledger when the salvage ends.
 //! 5. No association is invented, nor one taken that a lost one may have ended: of a table that is not whole only entries count
-//!    that were entered after everything that is lost. What was left out is said.
+//!    that were entered after everything that is lost. What was left out is said, and while it is not entered again readings
+//!    that no entry covers wait (`doubt.rs`).
 //! 6. Small tables come over once, from the newest store that had them, and what was entered since comes first.
 //! 7. The set-aside file is never changed, and not removed before all of it was gone through and normalized.
 //!
@@ -167,7 +168,17 @@ impl State {
             );
         }
         if self.lost_associations() {
-            text.push_str("; enter the associations of devices again (`bedside-agent association list` shows what is there)");
+            text.push_str(
+                "; enter the associations of devices again (`bedside-agent association list` shows what is there), then say so \
+                 with `bedside-agent association complete`",
+            );
+        } else if self.left_out.contains_key("correction")
+            || self.missing.iter().any(|name| name == "correction")
+        {
+            text.push_str(
+                "; what was entered about devices in the last days may not be corrected on the servers: take it back and enter \
+                 it again (`bedside-agent association retract`, `association set`)",
+            );
         }
         text
     }

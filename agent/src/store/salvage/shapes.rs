@@ -31,6 +31,7 @@ const SHAPES: &[(&str, &[Is])] = &[
             NumberOrNone,
             Text,
             Number,
+            NumberOrNone,
         ],
     ),
     (
@@ -44,9 +45,10 @@ const SHAPES: &[(&str, &[Is])] = &[
             TextOrNone,
             TextOrNone,
             Text,
+            NumberOrNone,
         ],
     ),
-    ("sighting", &[Number, Text, Text]),
+    ("sighting", &[Number, Text, Text, NumberOrNone]),
     (
         "ledger",
         &[
@@ -62,9 +64,9 @@ const SHAPES: &[(&str, &[Is])] = &[
             Number,
         ],
     ),
-    ("sent_record", &[Number, Number, Number]),
+    ("sent_record", &[Number, Number, Number, NumberOrNone]),
     ("sent_period", &[Number, Text, Bytes, Number]),
-    ("device_clock", &[Text, Text]),
+    ("device_clock", &[Text, Text, NumberOrNone]),
     (
         "dead_letter",
         &[

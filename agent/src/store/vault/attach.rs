@@ -3,9 +3,9 @@
 use super::{BLOBS, MasterKey, TEXTS, Vault};
 use crate::config::Encryption;
 use crate::random;
-use crate::store::StoreError;
 use crate::store::codec::{self, Codec};
 use crate::store::progress::sql_error;
+use crate::store::{StoreError, checked_rows};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::path::Path;
 
@@ -65,6 +65,8 @@ fn store_id(connection: &Connection) -> rusqlite::Result<String> {
 /// Seals what the columns hold, and notes the key, in one transaction. Batches of the journal stay until they are dropped.
 fn encrypt(connection: &mut Connection, vault: Vault) -> Result<Vault, StoreError> {
     let mut codec = Codec::new(vault)?;
+    // Checksums are those of columns as they are stored: what was damaged before must not get a good one.
+    checked_rows::verify(connection)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for (table, column) in TEXTS {
         let name = format!("{table}.{column}");
@@ -80,6 +82,7 @@ fn encrypt(connection: &mut Connection, vault: Vault) -> Result<Vault, StoreErro
             replace(&transaction, table, column, plain, sealed)?;
         }
     }
+    checked_rows::seal(&transaction)?;
     seal_letters(&transaction, &mut codec)?;
     let check = codec.vault().text(CHECK_COLUMN, CHECK_TEXT).into_owned();
     transaction.execute(
