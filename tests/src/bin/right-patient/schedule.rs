@@ -349,9 +349,10 @@ impl Schedule {
             Event::Statement(_, _, from, to) => vec![*from, *to],
             Event::Enter(Command::Set { from, to, .. }) => from.iter().chain(to).copied().collect(),
             Event::Enter(Command::End { at, .. }) => at.iter().copied().collect(),
-            Event::Enter(Command::Retract { .. }) | Event::Away | Event::LosesAnswers | Event::Back => {
-                Vec::new()
-            }
+            Event::Enter(Command::Retract { .. } | Command::Complete)
+            | Event::Away
+            | Event::LosesAnswers
+            | Event::Back => Vec::new(),
         };
         self.events.iter().flat_map(of_event)
     }

@@ -317,7 +317,7 @@ fn drop_line(command: &Command, store: &Path) -> anyhow::Result<()> {
             lines.push_str(&format!("{device},{patient},{},{}\n", moment(from), moment(to)));
         }
         Command::End { device, at } => lines.push_str(&format!("{device},,{},\n", moment(at))),
-        Command::Retract { .. } => bail!("a file takes nothing back"),
+        Command::Retract { .. } | Command::Complete => bail!("a file takes nothing back"),
     }
     Ok(std::fs::write(path, lines)?)
 }
