@@ -54,7 +54,7 @@
 //!     `a_store_of_a_newer_version_is_refused_and_not_touched`).
 //!
 //! 18. **A row that says whose a reading is, or when it was taken, is what was written, or the store is damaged**
-//!     (`checked_rows.rs`; tests `a_bit_that_changed_in_any_byte_of_an_entry_is_found` and
+//!     (`checked_rows.rs`; test `a_bit_that_changed_in_any_byte_of_an_entry_is_found` and
 //!     `a_row_that_is_not_what_was_written_or_is_gone_is_damage_at_the_start_and_said_by_the_check`; the whole program:
 //!     `a_bit_that_changed_in_an_entry_puts_no_reading_on_another_patient_and_loses_none`). Where entries were lost by it, readings
 //!     wait for the operator (`doubt.rs`).
