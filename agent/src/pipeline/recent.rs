@@ -19,7 +19,7 @@ const MESSAGE_BYTES: usize = 768 << 10;
 /// Bytes of results that stay in memory.
 const RESULT_BYTES: usize = 512 << 10;
 /// For so long they stay, in microseconds, though there is room: as long as a forward loop needs that waits for nothing.
-const KEPT_US: u64 = 5_000_000;
+const KEPT_US: u64 = 2_000_000;
 /// A result that is larger is not kept: it would push out all others.
 const LARGE_RESULT: usize = RESULT_BYTES / 4;
 /// What an allocation costs beside its bytes.
@@ -278,7 +278,7 @@ mod tests {
             recent.keep(second, &result(&pack, 1));
         }
         let kept: Vec<Position> = (1..=60).filter(|at| recent.from(*at).is_some()).collect();
-        assert_eq!(kept, [55, 56, 57, 58, 59, 60]);
+        assert_eq!(kept, [58, 59, 60]);
         let results: Vec<Position> = recent.results.keys().copied().collect();
         assert_eq!(results, kept);
         // The last one stays until another one comes.

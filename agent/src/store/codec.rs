@@ -15,6 +15,7 @@ use crate::message::{
 use bytes::Bytes;
 use iomt_mapping::Timestamp;
 use std::sync::Arc;
+use zstd::zstd_safe::CParameter;
 
 const VERSION: u8 = 1;
 /// A batch with holes: the number of its records comes first, and each record begins with the difference of its position.
@@ -22,6 +23,15 @@ const VERSION_WITH_HOLES: u8 = 2;
 /// Either of them, sealed.
 const VERSION_SEALED: u8 = 3;
 const HEADER: usize = 9;
+/// What the figures in `spec/crates.md` 4.3 recommend.
+const LEVEL: i32 = 3;
+/// Blocks and tables for 32 KiB, what a batch at a bedside has: a batch of 1 MB becomes 0.6 % larger, one of 200 KB 1 % smaller,
+/// and the compressor takes 0.3 MB for all of them instead of 0.5 to 1.3 MB.
+const SMALL: [CParameter; 3] = [
+    CParameter::WindowLog(15),
+    CParameter::HashLog(14),
+    CParameter::ChainLog(14),
+];
 /// More than any batch that the intake gathers; a length beyond it is damage, not data.
 const MAX_BATCH: usize = 256 << 20;
 
@@ -126,14 +136,18 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// A codec at the level that the figures in `spec/crates.md` 4.3 recommend.
+    /// A codec with its memory for compressing.
     ///
     /// # Errors
     /// When zstd cannot get its memory.
     pub fn new(vault: Vault) -> std::io::Result<Codec> {
+        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+        for parameter in SMALL {
+            compressor.set_parameter(parameter)?;
+        }
         Ok(Codec {
             vault: Arc::new(vault),
-            compressor: zstd::bulk::Compressor::new(3)?,
+            compressor,
             records: Vec::new(),
         })
     }

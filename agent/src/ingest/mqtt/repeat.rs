@@ -73,8 +73,8 @@ pub(super) enum Verdict {
 }
 
 /// Acknowledged packets that are remembered: their PUBACKs may be lost in the buffers of a connection that breaks. With those
-/// that wait for their commit they fit a table of 8192 places, which is never filled wholly.
-const REMEMBERED: usize = 6144;
+/// that wait for their commit they fit half a table of 8192 places, which grows when it is fuller: 300 KB for each source.
+const REMEMBERED: usize = 3072;
 
 struct Packet {
     hash: u64,
