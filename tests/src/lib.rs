@@ -8,10 +8,13 @@
 )]
 
 pub mod amqp;
+pub mod batch_server;
 pub mod cables;
+pub mod chance;
 pub mod chaos;
 pub mod conformance;
 pub mod event_hub_endpoint;
+pub mod event_hub_sender;
 pub mod fhir_server;
 pub mod fleet;
 pub mod flood;

@@ -5,7 +5,8 @@
 use bedside_agent::config::EventHubConfig;
 use bedside_agent::forward::{Fate, Link};
 use bedside_tests::amqp::endpoint::AmqpEndpoint;
-use bedside_tests::amqp::{Taken, config, deliver, destination, drain, message, messages};
+use bedside_tests::amqp::{Taken, config, destination, message, messages};
+use bedside_tests::event_hub_sender::{deliver, drain};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

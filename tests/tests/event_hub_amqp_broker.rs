@@ -3,7 +3,8 @@
 
 use bedside_agent::forward::{Fate, Link};
 use bedside_tests::amqp::rabbit::Rabbit;
-use bedside_tests::amqp::{config, deliver, destination, drain, messages};
+use bedside_tests::amqp::{config, destination, messages};
+use bedside_tests::event_hub_sender::{deliver, drain};
 
 #[test]
 fn rabbitmq_takes_each_event_as_a_message_and_keeps_it_over_a_power_cut() {

@@ -3,9 +3,10 @@
 
 use bedside_agent::config::{ClockTrust, Config, DestinationKind, EventHubConfig, check_text};
 use bedside_agent::forward::event_hub::{EventHubDestination, http_of, sas_token};
-use bedside_agent::forward::{Fate, Link, MessageDelivery, Origin, RawMessage};
+use bedside_agent::forward::{Fate, Link, Origin, RawMessage};
 use bedside_agent::message::{Message, RevisionId, SourceId, Stamp, StoredMessage};
 use bedside_tests::event_hub_endpoint::{EventHubEndpoint, Fault, Settings};
+use bedside_tests::event_hub_sender::{deliver, drain};
 use iomt_mapping::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,34 +61,6 @@ fn messages(positions: std::ops::Range<u64>, length: usize) -> Vec<RawMessage> {
         .collect()
 }
 
-fn deliver(destination: &mut EventHubDestination, messages: Vec<RawMessage>) -> MessageDelivery {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(destination.deliver_messages(messages))
-}
-
-/// Sends until everything is delivered or dead, as the forward loop does, without its pauses.
-fn drain(destination: &mut EventHubDestination, mut left: Vec<RawMessage>) -> Vec<(u64, Fate)> {
-    let mut fates = Vec::new();
-    for _ in 0..50 {
-        let delivery = deliver(destination, left.clone());
-        let mut retry = Vec::new();
-        for (message, fate) in left.into_iter().zip(delivery.fates) {
-            match fate {
-                Fate::Retry => retry.push(message),
-                fate => fates.push((message.stored.position, fate)),
-            }
-        }
-        left = retry;
-        if left.is_empty() {
-            return fates;
-        }
-    }
-    panic!("{} messages are not delivered", left.len());
-}
-
 #[test]
 fn every_message_arrives_once_in_order_with_its_bytes_and_within_the_size_of_the_tier() {
     for limit in [262_144, 1_048_576] {
@@ -95,9 +68,9 @@ fn every_message_arrives_once_in_order_with_its_bytes_and_within_the_size_of_the
             limit,
             ..Settings::default()
         });
-        let mut destination = destination(&config(&endpoint, |text| text));
+        let destination = destination(&config(&endpoint, |text| text));
         let sent = messages(1..3001, 100);
-        let delivery = deliver(&mut destination, sent.clone());
+        let delivery = deliver(&destination, sent.clone());
         assert_eq!(delivery.link, Link::Up, "{:?}", endpoint.refusals());
         assert!(delivery.fates.iter().all(|fate| *fate == Fate::Delivered));
         let events = endpoint.events();
@@ -121,14 +94,14 @@ fn every_message_arrives_once_in_order_with_its_bytes_and_within_the_size_of_the
 fn what_was_taken_before_the_answer_was_lost_is_repeated_under_the_same_id() {
     let endpoint = EventHubEndpoint::start(Settings::default());
     let config = config(&endpoint, |text| text.replace("1048576", "40000"));
-    let mut destination = destination(&config);
+    let destination = destination(&config);
     endpoint.fail_next([
         Fault::ResetAfterCommit,
         Fault::Answer(503, Some(1)),
         Fault::Delay(Duration::from_millis(50)),
         Fault::ResetAfterCommit,
     ]);
-    let fates = drain(&mut destination, messages(1..400, 40));
+    let fates = drain(&destination, messages(1..400, 40));
     assert!(fates.iter().all(|(_, fate)| *fate == Fate::Delivered));
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
     for event in endpoint.events() {
@@ -153,9 +126,9 @@ fn the_refused_event_is_found_on_the_wire_and_a_tier_smaller_than_configured_is_
     let config = config(&endpoint, |text| {
         text.replace("max_batch_bytes = 60000", "max_batch_bytes = 1048576")
     });
-    let mut destination = destination(&config);
+    let destination = destination(&config);
     endpoint.set_fault(Some(Fault::RefuseText("\\\"n\\\":77,".to_owned())));
-    let fates = drain(&mut destination, messages(1..300, 200));
+    let fates = drain(&destination, messages(1..300, 200));
     let dead: Vec<u64> = fates
         .iter()
         .filter(|(_, fate)| matches!(fate, Fate::Dead(_)))
@@ -189,7 +162,7 @@ fn the_refused_event_is_found_on_the_wire_and_a_tier_smaller_than_configured_is_
 fn a_wrong_key_an_unknown_hub_a_stranger_and_an_outage_each_have_their_name() {
     let endpoint = EventHubEndpoint::start(Settings::default());
     let name_of = |config: &EventHubConfig| {
-        let delivery = deliver(&mut destination(config), messages(1..3, 1));
+        let delivery = deliver(&destination(config), messages(1..3, 1));
         assert!(delivery.fates.iter().all(|fate| *fate == Fate::Retry));
         match delivery.link {
             Link::Down { error, .. } => (error.name, error.text),
@@ -224,10 +197,7 @@ fn a_wrong_key_an_unknown_hub_a_stranger_and_an_outage_each_have_their_name() {
     let (name, _) = name_of(&config(&endpoint, |text| text));
     assert_eq!(name, "EventHubProducerClientException");
     endpoint.set_fault(None);
-    let delivery = deliver(
-        &mut destination(&config(&endpoint, |text| text)),
-        messages(1..3, 1),
-    );
+    let delivery = deliver(&destination(&config(&endpoint, |text| text)), messages(1..3, 1));
     assert_eq!(delivery.link, Link::Up);
     assert_eq!(endpoint.events().len(), 2);
 }
@@ -238,7 +208,7 @@ fn a_publisher_is_taken_with_the_signature_for_it_alone() {
     let config = config(&endpoint, |text| {
         text.replace("max_batch_bytes", "publisher = \"bed-12\"\nmax_batch_bytes")
     });
-    let delivery = deliver(&mut destination(&config), messages(1..4, 1));
+    let delivery = deliver(&destination(&config), messages(1..4, 1));
     assert_eq!(delivery.link, Link::Up, "{:?}", endpoint.refusals());
     let keys: Vec<_> = endpoint
         .events()
@@ -270,15 +240,15 @@ fn a_ready_made_token_is_taken_until_it_is_over_and_a_new_one_is_in_use_at_once(
             .map(|line| if line.starts_with("auth") { &auth } else { line });
         lines.collect::<Vec<_>>().join("\n")
     });
-    let mut destination = destination(&config);
+    let destination = destination(&config);
     std::fs::write(file.path(), token(now - 10)).unwrap();
-    match deliver(&mut destination, messages(1..3, 1)).link {
+    match deliver(&destination, messages(1..3, 1)).link {
         Link::Down { error, .. } => assert!(error.text.contains("has expired"), "{}", error.text),
         other => panic!("{other:?}"),
     }
     assert_eq!(endpoint.refusals(), Vec::<String>::new(), "it did not travel");
     std::fs::write(file.path(), token(now + 3600)).unwrap();
-    assert_eq!(deliver(&mut destination, messages(1..3, 1)).link, Link::Up);
+    assert_eq!(deliver(&destination, messages(1..3, 1)).link, Link::Up);
     assert_eq!(endpoint.events().len(), 2);
 }
 
@@ -298,7 +268,7 @@ fn devices_as_partition_keys_share_the_line_and_each_keeps_its_order() {
         stored.message.device_id = Some(format!("band-{}", stored.position % 7).into());
     }
     let before = std::time::Instant::now();
-    let delivery = deliver(&mut destination(&config), sent);
+    let delivery = deliver(&destination(&config), sent);
     let took = before.elapsed();
     assert_eq!(delivery.link, Link::Up, "{:?}", endpoint.refusals());
     let mut last: BTreeMap<Option<String>, u64> = BTreeMap::new();

@@ -1,29 +1,6 @@
 //! What goes wrong, and when: spells of fair and foul weather, drawn from a seed.
 
-/// Numbers from a seed.
-#[derive(Clone, Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// The same numbers for the same seed.
-    pub fn new(seed: u64) -> Chance {
-        Chance(seed)
-    }
-
-    /// A number from 0 to below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % limit.max(1)
-    }
-
-    /// Whether one of `of` cases is this one.
-    pub fn one_in(&mut self, of: u64) -> bool {
-        self.below(of) == 0
-    }
-}
+use crate::chance::Chance;
 
 /// What becomes of a request as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +57,7 @@ impl Weather {
     /// Spells about as long as `scale_us`.
     pub fn new(seed: u64, scale_us: u64) -> Weather {
         Weather {
-            chance: Chance::new(seed),
+            chance: Chance(seed),
             spell: Spell::Fair,
             until_us: 0,
             scale_us,

@@ -14,12 +14,10 @@ mod compare;
 mod observe;
 
 use super::same::{Extent, difference};
+use super::{Outcome, list};
 use batches::{final_observations, save_batches};
 use compare::{compare_group, first_agreement, lexical};
 use observe::groups;
-
-/// What a vector's run gives: nothing when it agrees, else the first difference.
-pub type Outcome = Result<(), String>;
 
 /// A vector of `mapping/fhir-*.json` or `mapping/fuzz-fhir.json`.
 ///
@@ -209,14 +207,6 @@ fn mapping_text(vector: &Value) -> String {
         Some(text) => text.to_owned(),
         None => vector.get("fhirMapping").unwrap_or(&Value::Null).to_string(),
     }
-}
-
-fn list(value: &Value, name: &str) -> Vec<Value> {
-    value
-        .get(name)
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default()
 }
 
 fn checked(mapping: &str) -> Result<FhirMapping, String> {

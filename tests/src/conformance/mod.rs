@@ -26,6 +26,15 @@ pub const ELSEWHERE: &str = "cargo test -p bedside-agent forward::fhir::vectors"
 /// What a vector's run gives: nothing when it agrees, else the first difference.
 pub type Outcome = Result<(), String>;
 
+/// The list of this name; empty where there is none.
+fn list(value: &Value, name: &str) -> Vec<Value> {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default()
+}
+
 /// What came of one file.
 pub struct FileReport {
     /// The file.

@@ -1,6 +1,7 @@
 //! Vectors of the mapping validator: `mapping/mapping-validator.json`, `medtech/validation.json`,
 //! `medtech/runtime-errors.json`.
 
+use super::list;
 use iomt_mapping::check::{Category, Level, SampleEvent, Validation, ValidationReport, validate};
 use serde_json::Value;
 
@@ -62,14 +63,6 @@ pub fn run(vector: &Value) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn list(value: &Value, name: &str) -> Vec<Value> {
-    value
-        .get(name)
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default()
 }
 
 fn report(vector: &Value) -> Result<ValidationReport, String> {

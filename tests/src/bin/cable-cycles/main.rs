@@ -27,6 +27,7 @@ use anyhow::{Context as _, bail};
 use bedside_agent::clock;
 use bedside_agent::simulate::physiology::Physiology;
 use bedside_tests::cables::{COUNTER, Cable, Heard, compare, expected, held, journal, pack_of};
+use bedside_tests::chance::Chance;
 use bedside_tests::fhir_server::FhirServer;
 use bedside_tests::real::Process;
 use bedside_tests::real::agent::Gateway;
@@ -86,20 +87,6 @@ fn arguments() -> anyhow::Result<Arguments> {
         }
     }
     Ok(parsed)
-}
-
-/// A fixed sequence for a seed (SplitMix64).
-struct Chance(u64);
-
-impl Chance {
-    /// From `low` to below `high`.
-    fn between(&mut self, low: u64, high: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        low + (mixed ^ (mixed >> 31)) % (high - low)
-    }
 }
 
 /// A pseudo-terminal whose other end has this name in the folder.

@@ -1,21 +1,20 @@
 //! The server as a process of its own, and how it is asked what it has seen.
 
 use anyhow::Context as _;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use bedside_tests::batch_server::{
+    self, Batch, Entry, answer_all, batch_response, device_of_somebody, found,
+};
 use serde_json::{Value, json};
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// The server's process.
 pub struct Served {
-    child: Child,
+    _process: batch_server::Served,
     /// Its base address.
     pub base: String,
 }
@@ -32,15 +31,12 @@ pub struct Seen {
 impl Served {
     /// Starts it, with a round trip of so many milliseconds.
     pub fn start(rtt: u64) -> anyhow::Result<Served> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", &rtt.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
-        let base = format!("http://127.0.0.1:{}", line.trim());
-        Ok(Served { child, base })
+        let process = batch_server::Served::start(rtt)?;
+        let base = format!("http://127.0.0.1:{}", process.said);
+        Ok(Served {
+            _process: process,
+            base,
+        })
     }
 
     /// Refuses everything for now, or not; what was seen is forgotten.
@@ -69,13 +65,6 @@ impl Served {
     }
 }
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
 /// What the server holds: path -> version and resource. Kept as small as an honest answer allows.
 #[derive(Default)]
 struct Server {
@@ -96,49 +85,17 @@ struct Log {
 pub fn serve(rtt: u64) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
-    let server = Arc::new(Server::default());
-    for stream in listener.incoming() {
-        let server = Arc::clone(&server);
-        let stream = stream?;
-        stream.set_nodelay(true)?;
-        std::thread::spawn(move || server.connection(stream, Duration::from_millis(rtt)));
-    }
-    Ok(())
+    let (server, rtt) = (Server::default(), Duration::from_millis(rtt));
+    answer_all(&listener, move |head, body| {
+        let asked = head.split(' ').nth(1).and_then(|path| server.question(path));
+        match asked {
+            Some(answer) => Ok((200, answer.to_string())),
+            None => server.fhir(head, body, rtt),
+        }
+    })
 }
 
 impl Server {
-    fn connection(&self, stream: TcpStream, rtt: Duration) -> anyhow::Result<()> {
-        let mut reader = BufReader::with_capacity(64 * 1024, stream);
-        loop {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                if reader.read_line(&mut head)? == 0 {
-                    return Ok(());
-                }
-            }
-            let length = head.lines().find_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                name.eq_ignore_ascii_case("content-length")
-                    .then(|| value.trim().parse::<usize>().ok())?
-            });
-            let mut body = vec![0; length.unwrap_or(0)];
-            reader.read_exact(&mut body)?;
-            let ours = head.split(' ').nth(1).and_then(|path| self.question(path));
-            let (status, answer) = match &ours {
-                Some(answer) => (200, answer.to_string()),
-                None => self.fhir(&head, &body, rtt)?,
-            };
-            let head = format!(
-                "HTTP/1.1 {status} x\r\ncontent-type: application/fhir+json\r\ncontent-length: {}\r\n\r\n",
-                answer.len()
-            );
-            reader.get_mut().write_all((head + &answer).as_bytes())?;
-            if ours.is_some() {
-                return Ok(());
-            }
-        }
-    }
-
     /// Questions of the measuring program.
     fn question(&self, path: &str) -> Option<Value> {
         let mut log = self.log.lock().ok()?;
@@ -178,17 +135,13 @@ impl Server {
         Ok((200, answer))
     }
 
-    fn batch(&self, bundle: &Bundle<'_>) -> anyhow::Result<String> {
+    fn batch(&self, batch: &Batch<'_>) -> anyhow::Result<String> {
         let mut held = self.held.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
         let mut entries = Vec::new();
-        for Entry { request, resource } in &bundle.entry {
+        for Entry { request, resource } in &batch.entry {
             let url = request.url.as_ref();
             entries.push(match (request.method, url.split_once("?identifier=")) {
-                ("GET", Some(("Device", identifier))) => {
-                    let device = json!({"resourceType": "Device", "id": identifier, "identifier": [{"value": identifier}],
-                        "patient": {"reference": format!("Patient/of-{identifier}")}});
-                    found(&[json!({"resource": device})])
-                }
+                ("GET", Some(("Device", identifier))) => device_of_somebody(identifier),
                 ("GET", Some(_)) => found(&[]),
                 ("GET", None) => match held.get(url) {
                     Some((version, resource)) => format!(
@@ -211,39 +164,6 @@ impl Server {
                 _ => r#"{"response":{"status":"405"}}"#.to_owned(),
             });
         }
-        let entries = entries.join(",");
-        Ok(format!(
-            r#"{{"resourceType":"Bundle","type":"batch-response","entry":[{entries}]}}"#
-        ))
+        Ok(batch_response(&entries))
     }
-}
-
-/// A batch as it comes; resources stay text.
-#[derive(Deserialize)]
-struct Bundle<'a> {
-    #[serde(borrow)]
-    entry: Vec<Entry<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow)]
-    request: Request<'a>,
-    #[serde(borrow)]
-    resource: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    method: &'a str,
-    #[serde(borrow)]
-    url: Cow<'a, str>,
-    #[serde(borrow)]
-    if_match: Option<Cow<'a, str>>,
-}
-
-fn found(entries: &[Value]) -> String {
-    json!({"resource": {"resourceType": "Bundle", "type": "searchset", "entry": entries}, "response": {"status": "200"}})
-        .to_string()
 }

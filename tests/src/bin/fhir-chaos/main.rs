@@ -25,10 +25,11 @@ use bedside_agent::agent::Agent;
 use bedside_agent::config::Config;
 use bedside_agent::sabotage;
 use bedside_agent::telemetry::status::DestinationState;
+use bedside_tests::chance::Chance;
 use bedside_tests::chaos::judge::{Finding, judge};
 use bedside_tests::chaos::readings;
 use bedside_tests::chaos::server::{ChaosServer, Ways};
-use bedside_tests::chaos::weather::{Chance, Weather};
+use bedside_tests::chaos::weather::Weather;
 use embassy_time::Timer;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -162,7 +163,7 @@ struct Ended {
 
 /// `busy`: others write once in about so many requests.
 fn servers(seed: u64, scale_us: u64, index_lag_us: u64, busy: u64) -> [ChaosServer; 2] {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let ehr = Ways {
         client_ids: true,
         honours_none_match: chance.one_in(2),

@@ -9,10 +9,10 @@ use bedside_agent::ingest::SourceContext;
 use bedside_agent::telemetry::status::DestinationState;
 use bedside_agent::worker::Worker;
 use bedside_agent::{clock, random};
+use bedside_tests::chance::Chance;
 use bedside_tests::chaos::in_process::InProcess;
 use bedside_tests::chaos::readings;
 use bedside_tests::chaos::server::ChaosServer;
-use bedside_tests::chaos::weather::Chance;
 use embassy_time::{Duration, Timer, with_timeout};
 use std::path::Path;
 use std::rc::Rc;
@@ -81,7 +81,7 @@ enum End {
 
 /// Runs so many days, and until everything is where it belongs.
 pub fn run(folder: &Path, days: u64, seed: u64) -> anyhow::Result<Ended> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Chance(seed);
     let servers = servers(seed, 3_600_000_000, 30_000_000, 100);
     let turns = Turns {
         now: Arc::default(),

@@ -22,6 +22,7 @@
 mod judge;
 
 use anyhow::{Context, bail};
+use bedside_tests::chance::Chance;
 use bedside_tests::fhir_server::FhirServer;
 use bedside_tests::real::chain::{Chain, Publisher, Seen};
 use bedside_tests::real::tap::{Way, tap};
@@ -68,26 +69,9 @@ fn arguments() -> anyhow::Result<Arguments> {
     Ok(parsed)
 }
 
-/// A fixed sequence for a seed (SplitMix64).
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// From `low` to below `high`.
-    fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low)
-    }
-
-    fn millis(&mut self, high: u64) -> Duration {
-        Duration::from_micros(self.between(0, high * 1000))
-    }
+/// A pause below so many milliseconds.
+fn millis(chance: &mut Chance, high: u64) -> Duration {
+    Duration::from_micros(chance.below(high * 1000))
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -200,15 +184,18 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Waits until the plug is to be pulled.
 fn wait_for_the_moment(chain: &Chain, chance: &mut Chance) {
     let (event, pause) = match chance.between(0, 6) {
-        0 => (None, chance.millis(200)),
-        1 => (Some((Seen::HandedOver, chance.between(1, 60))), chance.millis(20)),
+        0 => (None, millis(chance, 200)),
+        1 => (
+            Some((Seen::HandedOver, chance.between(1, 60))),
+            millis(chance, 20),
+        ),
         2 => (
             Some((Seen::Acknowledged, chance.between(1, 40))),
-            chance.millis(2),
+            millis(chance, 2),
         ),
-        3 => (Some((Seen::Request, chance.between(1, 6))), chance.millis(10)),
-        4 => (Some((Seen::Answer, chance.between(1, 6))), chance.millis(5)),
-        _ => (Some((Seen::HandedOver, 1)), chance.millis(700)),
+        3 => (Some((Seen::Request, chance.between(1, 6))), millis(chance, 10)),
+        4 => (Some((Seen::Answer, chance.between(1, 6))), millis(chance, 5)),
+        _ => (Some((Seen::HandedOver, 1)), millis(chance, 700)),
     };
     if let Some((seen, number)) = event {
         chain.wait_for(seen, number, EVENT_LIMIT);

@@ -1,6 +1,7 @@
 //! What happens in a ward, by chance: who has which device, who is told so and when, outages, late readings, restarts.
 
 use bedside_agent::associations::{Command, Ticks, Who};
+use bedside_tests::chance::Chance;
 use iomt_mapping::Timestamp;
 
 pub const SECOND: Ticks = 10_000_000;
@@ -13,32 +14,16 @@ pub const PATIENTS: u64 = 4;
 /// Between two readings of a device.
 const PACE: Ticks = 5 * MINUTE;
 
-/// Numbers by chance; the same for the same seed.
-pub struct Chance(u64);
+/// What the schedule of this seed is drawn from.
+fn drawn_from(seed: u64) -> Chance {
+    Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+}
 
-impl Chance {
-    pub fn new(seed: u64) -> Chance {
-        Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-
-    pub fn one_in(&mut self, times: u64) -> bool {
-        self.below(times) == 0
-    }
-
-    /// A moment that no reading is taken at.
-    pub fn between(&mut self, from: Ticks, to: Ticks) -> Ticks {
-        let seconds = u64::try_from((to - from) / SECOND).unwrap().max(1);
-        let at = from + i64::try_from(self.below(seconds)).unwrap() * SECOND;
-        at - at.rem_euclid(MINUTE) + 17 * SECOND
-    }
+/// A moment that no reading is taken at.
+fn moment(chance: &mut Chance, from: Ticks, to: Ticks) -> Ticks {
+    let seconds = u64::try_from((to - from) / SECOND).unwrap().max(1);
+    let at = from + i64::try_from(chance.below(seconds)).unwrap() * SECOND;
+    at - at.rem_euclid(MINUTE) + 17 * SECOND
 }
 
 /// Somebody has a device from an instant on.
@@ -132,7 +117,7 @@ pub fn text(at: Ticks) -> String {
 
 impl Schedule {
     pub fn new(seed: u64) -> Schedule {
-        let mut chance = Chance::new(seed);
+        let mut chance = drawn_from(seed);
         let begin = start();
         let mut schedule = Schedule {
             truth: Vec::new(),
@@ -150,7 +135,7 @@ impl Schedule {
             short_history: seed % 5 < 2,
         };
         // Of its own, so that what else happens does not depend on it.
-        let mut ends = Chance::new(!seed);
+        let mut ends = drawn_from(!seed);
         let operator = !seed.is_multiple_of(3);
         for number in 0..DEVICES {
             let mut truth = schedule.links(&mut chance, number, begin);
@@ -164,8 +149,8 @@ impl Schedule {
         }
         let mut at = begin + HOUR;
         while at < begin + DAY {
-            let from = chance.between(at, at + 2 * HOUR);
-            let to = from + chance.between(MINUTE, 2 * HOUR);
+            let from = moment(&mut chance, at, at + 2 * HOUR);
+            let to = from + moment(&mut chance, MINUTE, 2 * HOUR);
             match chance.below(4) {
                 0 => schedule.restarts.push(Restart {
                     ends: from + 13 * SECOND,
@@ -195,7 +180,7 @@ impl Schedule {
             };
             // To the millisecond, up to a minute and a half after it.
             let ends_at = at + i64::try_from(ends.below(90_000)).unwrap() * (SECOND / 1000);
-            let begins = ends_at + ends.between(10 * SECOND, 5 * MINUTE).max(10 * SECOND);
+            let begins = ends_at + moment(ends, 10 * SECOND, 5 * MINUTE).max(10 * SECOND);
             self.restarts.push(Restart {
                 ends: ends_at,
                 begins,
@@ -224,7 +209,7 @@ impl Schedule {
             from: Ticks::MIN,
             patient: Some(chance.below(PATIENTS)),
         }];
-        let mut at = begin + chance.between(HOUR, 2 * HOUR);
+        let mut at = begin + moment(chance, HOUR, 2 * HOUR);
         while at < begin + DAY - HOUR {
             let before = truth.last().and_then(|stay| stay.patient);
             let mut patient = (!chance.one_in(4)).then(|| chance.below(PATIENTS));
@@ -235,7 +220,7 @@ impl Schedule {
                 truth.push(Stay { from: at, patient });
                 self.events.push((at, Event::Link(number, patient)));
             }
-            at += chance.between(30 * MINUTE, 4 * HOUR);
+            at += moment(chance, 30 * MINUTE, 4 * HOUR);
         }
         truth
     }
@@ -244,15 +229,15 @@ impl Schedule {
     fn entries(&mut self, chance: &mut Chance, number: usize, begin: Ticks, truth: &mut Vec<Stay>) {
         let mut now = begin + HOUR;
         for _ in 0..chance.below(4) {
-            let from = chance.between(begin, now);
-            let to = chance.between(from + 10 * MINUTE, from + 3 * HOUR);
+            let from = moment(chance, begin, now);
+            let to = moment(chance, from + 10 * MINUTE, from + 3 * HOUR);
             let patient = chance.below(PATIENTS);
             let wrong = (patient + 1 + chance.below(PATIENTS - 1)) % PATIENTS;
-            now = chance.between(now, now + 90 * MINUTE).max(now + MINUTE);
+            now = moment(chance, now, now + 90 * MINUTE).max(now + MINUTE);
             let (mistaken, corrected) = (chance.one_in(4), chance.one_in(3));
             if mistaken || corrected {
                 self.enter(now, self.set(number, wrong, from, Some(to)));
-                now = chance.between(now + 2 * MINUTE, now + 90 * MINUTE);
+                now = moment(chance, now + 2 * MINUTE, now + 90 * MINUTE);
             }
             if mistaken || (corrected && chance.one_in(2)) {
                 let device = device(number);
@@ -267,8 +252,8 @@ impl Schedule {
         // And of the last move the server does not know at all.
         if chance.one_in(2) {
             let last = truth.iter().map(|stay| stay.from).max().unwrap_or(begin);
-            let from = last.max(begin) + chance.between(2 * MINUTE, HOUR);
-            let at = chance.between(now.max(from) + MINUTE, now.max(from) + 2 * HOUR);
+            let from = last.max(begin) + moment(chance, 2 * MINUTE, HOUR);
+            let at = moment(chance, now.max(from) + MINUTE, now.max(from) + 2 * HOUR);
             if chance.one_in(4) {
                 let device = device(number);
                 self.enter(
@@ -313,10 +298,10 @@ impl Schedule {
         let Some(patient) = (0..PATIENTS).find(|patient| !named(*patient)) else {
             return;
         };
-        let from = chance.between(begin, begin + DAY - HOUR);
-        let to = from + chance.between(20 * MINUTE, 2 * HOUR);
+        let from = moment(chance, begin, begin + DAY - HOUR);
+        let to = from + moment(chance, 20 * MINUTE, 2 * HOUR);
         let to = to - to.rem_euclid(MINUTE) + 17 * SECOND;
-        let at = chance.between(to, to + HOUR) + MINUTE;
+        let at = moment(chance, to, to + HOUR) + MINUTE;
         self.events
             .push((at, Event::Statement(number, patient, from, to)));
         lay_over(truth, from, Some(to), Some(patient));
@@ -330,7 +315,7 @@ impl Schedule {
                 return;
             }
             if taken >= late_until && chance.one_in(15) {
-                let until = taken + chance.between(10 * MINUTE, 3 * HOUR);
+                let until = taken + moment(chance, 10 * MINUTE, 3 * HOUR);
                 late_until = until - until.rem_euclid(PACE);
             }
             self.readings.push(Reading {

@@ -1,7 +1,7 @@
 //! A store that has gathered for a long time: how soon the agent takes messages again, also when the file is damaged, and
 //! what the drain costs.
 
-use super::{Arguments, DRAINING_RSS, Held, Load, Sender, Sent, Server, forget_peak, gateway, per_second};
+use super::{Arguments, DRAINING_RSS, Held, Load, Sender, Sent, Served, forget_peak, gateway, per_second};
 use anyhow::{Context as _, ensure};
 use bedside_tests::measure::ProcessUse;
 use bedside_tests::real::{agent::Gateway, free_port};
@@ -143,7 +143,7 @@ fn drain(
     sender.wait_subscribed()?;
     std::thread::sleep(Duration::from_secs(2));
     forget_peak(pid)?;
-    let _server = Server::start(port)?;
+    let _server = Served::start(port.into())?;
     let (before, begin) = (ProcessUse::of(pid)?, Instant::now());
     let drained = AtomicBool::new(false);
     let (seconds, sent) = std::thread::scope(|scope| {

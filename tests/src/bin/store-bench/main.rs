@@ -25,12 +25,12 @@ mod sender;
 mod server;
 
 use anyhow::{Context as _, ensure};
+use bedside_tests::batch_server::Served;
 use bedside_tests::measure::{ProcessUse, file_system, is_memory};
 use bedside_tests::real::{agent::Gateway, free_port, root};
 use clap::Parser;
 use sender::{Load, Sender, Sent};
 use serde_json::json;
-use server::Server;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -169,7 +169,7 @@ fn allocator_settings() -> Vec<(String, String)> {
 fn pace(arguments: &Arguments, folder: &Path, delay: u64, window: usize, rate: u64) -> anyhow::Result<Held> {
     let scratch = tempfile::tempdir_in(folder)?;
     let port = free_port();
-    let _server = Server::start(port)?;
+    let _server = Served::start(port.into())?;
     let mut sender = Sender::start()?;
     // The sender's window is learnt, as with a broker that holds less than is configured.
     let gateway = gateway(arguments, scratch.path(), &sender, port, delay, 100)
