@@ -3,7 +3,8 @@
 
 use super::super::{Store, StoreError, boots, doubt};
 use super::copy::copy_rows;
-use super::former::{Former, Wanted};
+use super::former::Former;
+use super::needed::Wanted;
 use super::{Salvage, Stage, State, keep};
 use crate::clock;
 use crate::config::Encryption;

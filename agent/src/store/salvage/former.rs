@@ -9,7 +9,6 @@ use super::super::progress::{Progress, decode_key, decode_refs, read_progress};
 use super::super::read::Ranges;
 use super::super::vault::{MasterKey, Vault};
 use super::super::{StoreError, doubt, set_aside::beside};
-use super::adopt::Names;
 use super::certain::{self, Proof};
 use super::pages::{Pages, Place};
 use super::record::{Row, Value, kinds};
@@ -446,105 +445,4 @@ fn taken_over(tables: &Tables<'_>) -> Option<HashSet<String>> {
             .filter_map(|(read, file)| read.then_some(file))
             .collect(),
     )
-}
-
-/// What destinations still have to get of a store that was set aside, as far as it told.
-#[derive(Debug, Default)]
-pub struct Wanted {
-    /// Nothing is known, or not enough: everything is sent again.
-    everything: bool,
-    cursor: Position,
-    unmatched: Ranges,
-    destinations: HashMap<u32, OfDestination>,
-}
-
-#[derive(Debug, Default)]
-struct OfDestination {
-    cursor: Position,
-    named: HashSet<(Position, u32)>,
-    /// All readings of these messages.
-    messages: HashSet<Position>,
-    ranges: HashMap<Arc<GroupKey>, Vec<(Position, Position)>>,
-}
-
-impl Wanted {
-    /// From the tables; `destinations` gives the numbers of now for those of then.
-    /// With other packs than then a message has other matches: nothing can be told then either.
-    pub(super) fn of(former: &Former, names: Option<&Names>) -> Wanted {
-        let all_packs = |names: &Names| {
-            let mut packs = former.revisions.iter();
-            packs.all(|(id, ..)| names.revisions.contains_key(id))
-                && !former.missing.iter().any(|name| name == "revision")
-        };
-        let (Some(known), Some(names)) = (&former.known, names.filter(|names| all_packs(names))) else {
-            return Wanted {
-                everything: true,
-                ..Wanted::default()
-            };
-        };
-        let mut wanted = Wanted {
-            everything: false,
-            cursor: known.progress.cursor,
-            unmatched: known.unmatched.clone(),
-            destinations: HashMap::new(),
-        };
-        let destinations = &names.destinations;
-        for (then, now) in destinations {
-            let counters = known.progress.destinations.get(then);
-            let of = wanted.destinations.entry(*now).or_default();
-            of.cursor = counters.map_or(0, |counters| counters.cursor);
-        }
-        let now = |then: u32| destinations.get(&then);
-        for row in &known.rows {
-            let of = now(row.destination).and_then(|now| wanted.destinations.get_mut(now));
-            let Some(of) = of else { continue };
-            match (&row.refs, &row.key) {
-                (Some(refs), _) if row.renumbered => of.messages.extend(refs.iter().map(|(at, _)| *at)),
-                (Some(refs), _) => of.named.extend(refs.iter().copied()),
-                (None, Some(key)) => {
-                    of.ranges
-                        .entry(Arc::clone(key))
-                        .or_default()
-                        .push((row.first, row.last));
-                }
-                (None, None) => wanted.everything = true,
-            }
-        }
-        for letter in &known.letters {
-            let of = letter.destination.and_then(now);
-            let Some(of) = of.and_then(|now| wanted.destinations.get_mut(now)) else {
-                continue;
-            };
-            match letter.match_number {
-                Some(number) => drop(of.named.insert((letter.position, number))),
-                None => drop(of.messages.insert(letter.position)),
-            }
-        }
-        wanted
-    }
-
-    /// Whether a destination still has to get a reading of the message at `position` of the store that was.
-    pub fn wants(&self, destination: u32, key: &GroupKey, position: Position, match_number: u32) -> bool {
-        if self.everything || position > self.cursor || self.unmatched.end_of(position).is_some() {
-            return true;
-        }
-        self.destinations.get(&destination).is_some_and(|of| {
-            let ranges = of.ranges.get(key).into_iter().flatten();
-            of.named.contains(&(position, match_number))
-                || of.messages.contains(&position)
-                || ranges
-                    .into_iter()
-                    .any(|(first, last)| (*first..=*last).contains(&position))
-        })
-    }
-
-    /// Whether a destination that takes raw messages still has to get the message at `position` of the store that was.
-    pub fn wants_message(&self, destination: u32, position: Position) -> bool {
-        if self.everything {
-            return true;
-        }
-        self.destinations.get(&destination).is_some_and(|of| {
-            position > of.cursor || of.messages.contains(&position) || of.named.contains(&(position, 0))
-        })
-    }
 }

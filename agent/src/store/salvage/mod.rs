@@ -37,6 +37,7 @@ mod copy;
 mod feed;
 mod former;
 mod keep;
+mod needed;
 mod pages;
 mod pointers;
 mod reader;
@@ -49,7 +50,7 @@ mod tests;
 mod walk;
 
 pub use feed::Portion;
-pub use former::Wanted;
+pub use needed::Wanted;
 pub use reader::{Salvage, Step};
 pub use runs::{Identity, Run, Runs};
 

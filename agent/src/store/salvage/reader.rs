@@ -5,12 +5,12 @@
 //! were freed still show batches that were dropped: nobody needs those, as far as cursors and rows are known.
 
 use super::super::log::{Log, PAGE};
-use super::super::read::Ranges;
 use super::super::set_aside::beside;
 use super::super::{StoreError, codec};
 use super::adopt::{Names, now};
 use super::feed::Portion;
-use super::former::{Former, Known, is_killer};
+use super::former::{Former, is_killer};
+use super::needed::Needs;
 use super::pages::{Pages, Place};
 use super::record::{integer, kinds};
 use super::{INDEX, Run, Stage, State};
@@ -69,72 +69,6 @@ struct Candidate {
     first: Position,
     count: u64,
     place: Place,
-}
-
-/// Which positions somebody still has to get.
-#[derive(Debug, Default)]
-struct Needs {
-    everything: bool,
-    first: Position,
-    /// All behind it.
-    after: Position,
-    ranges: Ranges,
-    /// Messages that ended the process.
-    killers: HashSet<Position>,
-    end: Position,
-}
-
-impl Needs {
-    fn of(known: Option<&Known>, followers: &HashSet<u32>) -> Needs {
-        let Some(known) = known else {
-            return Needs {
-                everything: true,
-                ..Needs::default()
-            };
-        };
-        let mut needs = Needs {
-            everything: false,
-            first: known.first,
-            end: known.end,
-            ranges: known.unmatched.clone(),
-            ..Needs::default()
-        };
-        // Only a destination that takes raw messages moves a cursor; one that has none yet is named.
-        let cursors = known.progress.destinations.iter();
-        let cursors = cursors.filter(|(id, d)| !d.dropped && (d.cursor > 0 || followers.contains(id)));
-        let cursors = cursors.map(|(_, d)| d.cursor);
-        needs.after = cursors.chain([known.progress.cursor]).min().unwrap_or_default();
-        for row in &known.rows {
-            match &row.refs {
-                Some(refs) => {
-                    for (position, _) in refs {
-                        needs.ranges.add(*position, *position);
-                    }
-                }
-                None => drop(needs.ranges.add(row.first, row.last)),
-            }
-        }
-        let killers = known.letters.iter().filter(|letter| letter.is_killer);
-        needs.killers = killers.map(|letter| letter.position).collect();
-        needs
-    }
-
-    fn touch(&self, first: Position, last: Position) -> bool {
-        last >= self.first && (self.everything || last > self.after || self.ranges.touches(first, last))
-    }
-
-    /// How many of these positions are needed.
-    fn count(&self, first: Position, last: Position) -> u64 {
-        let first = first.max(self.first).max(1);
-        if first > last {
-            return 0;
-        }
-        if self.everything {
-            return last - first + 1;
-        }
-        let behind = last.saturating_sub(self.after.max(first - 1));
-        behind + self.ranges.count_within(first, last.min(self.after))
-    }
 }
 
 impl std::fmt::Debug for Salvage {
