@@ -8,9 +8,10 @@ use std::path::Path;
 
 const SECTOR: usize = 512;
 const MAGIC: u64 = 0x006a_7366_7773_6872;
-/// The first block of ext4 with its superblock: it has a checksum over two sectors and no copy in the journal, so that
-/// ext4 itself relies on a device that writes a block whole.
-const FIRST_BLOCK: usize = 4096;
+/// Blocks of ext4.
+const BLOCK: usize = 4096;
+/// How a block begins that ends a transaction of ext4's journal (jbd2: magic and type, big-endian).
+const COMMIT_BLOCK: [u8; 8] = [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 2];
 const FLUSH: u64 = 1;
 const DISCARD: u64 = 4;
 
@@ -120,15 +121,23 @@ impl WriteLog {
         let kept_of_ten = [0, 1, 5, 9, 10][chance.below(5) as usize];
         let torn = chance.below(2) == 0;
         for entry in &self.entries[self.done..cut] {
-            let piece = if torn && entry.at >= FIRST_BLOCK {
-                SECTOR
-            } else {
-                entry.data.len().max(SECTOR)
-            };
-            for (number, part) in entry.data.chunks(piece).enumerate() {
+            let mut keep = |at: usize, part: &[u8]| {
                 if chance.below(10) < kept_of_ten {
-                    let at = entry.at + number * piece;
                     disk[at..at + part.len()].copy_from_slice(part);
+                }
+            };
+            if !torn {
+                keep(entry.at, &entry.data);
+                continue;
+            }
+            for (at, block) in (entry.at..).step_by(BLOCK).zip(entry.data.chunks(BLOCK)) {
+                let piece = if is_written_whole(at, block) {
+                    BLOCK
+                } else {
+                    SECTOR
+                };
+                for (at, part) in (at..).step_by(piece).zip(block.chunks(piece)) {
+                    keep(at, part);
                 }
             }
         }
@@ -136,6 +145,46 @@ impl WriteLog {
     }
 }
 
+/// Whether ext4 itself relies on a device that writes this block whole: the first one with the superblock, which has a
+/// checksum over two sectors and no copy in the journal, and one that ends a transaction, which has a checksum over all of
+/// it; ext4 takes a journal that ends with half of one for corrupt.
+fn is_written_whole(at: usize, block: &[u8]) -> bool {
+    at < BLOCK || block.starts_with(&COMMIT_BLOCK)
+}
+
 fn put(disk: &mut [u8], entry: &Entry) {
     disk[entry.at..entry.at + entry.data.len()].copy_from_slice(&entry.data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_are_kept_apart_but_for_the_blocks_that_ext4_needs_whole() {
+        let mut end = vec![1; BLOCK];
+        end[..8].copy_from_slice(&COMMIT_BLOCK);
+        // The end of a transaction behind another block, in one write.
+        let data = [vec![1; BLOCK], end].concat();
+        let mut mixed = [0; 3];
+        for seed in 0..100 {
+            let entry = |at: usize, data: &[u8]| Entry {
+                at,
+                data: data.to_vec(),
+                flush: false,
+            };
+            let mut log = WriteLog {
+                entries: vec![entry(0, &data[..BLOCK]), entry(BLOCK, &data)],
+                disk: vec![7; 3 * BLOCK],
+                done: 0,
+            };
+            let left = log.cut(2, &mut Chance(seed), false);
+            for (number, block) in left.chunks(BLOCK).enumerate() {
+                let old = block.iter().filter(|byte| **byte == 7).count();
+                mixed[number] += u32::from(old != 0 && old != BLOCK);
+            }
+        }
+        assert_eq!((mixed[0], mixed[2]), (0, 0), "superblock, end of a transaction");
+        assert!(mixed[1] > 10, "any other block");
+    }
 }
