@@ -111,11 +111,12 @@ impl MappingSet {
             };
             let is_shadowed = found.matches.iter().any(earlier);
             let (matches, shadowed) = (&mut found.matches, &mut found.shadowed);
-            let mut take = |matched: TemplateMatch| {
+            let mut take = |left, matched: TemplateMatch| {
                 if is_shadowed {
                     *shadowed += 1;
                     return;
                 }
+                matches.reserve(left);
                 matches.push(SetMatch {
                     pack,
                     template: matched.template,

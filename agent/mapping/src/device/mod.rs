@@ -214,7 +214,11 @@ pub struct Normalized {
 impl Normalized {
     fn add(&mut self, template: &DeviceTemplate, message: &ParsedMessage<'_>) {
         let matches = &mut self.matches;
-        template.normalize(message, &mut |found| matches.push(found), &mut self.errors);
+        let mut take = |left, found| {
+            matches.reserve(left);
+            matches.push(found);
+        };
+        template.normalize(message, &mut take, &mut self.errors);
     }
 }
 

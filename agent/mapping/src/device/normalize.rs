@@ -69,11 +69,11 @@ struct Sight<'t> {
 }
 
 impl DeviceTemplate {
-    /// Hands over the measurements of this template, and adds its errors.
+    /// Hands over the measurements of this template, each with how many may come from it on, and adds its errors.
     pub(crate) fn normalize(
         &self,
         message: &ParsedMessage<'_>,
-        hand_over: &mut impl FnMut(TemplateMatch),
+        hand_over: &mut impl FnMut(usize, TemplateMatch),
         errors: &mut Vec<NormalizeError>,
     ) {
         let found = match self.find(message.root()) {
@@ -90,11 +90,12 @@ impl DeviceTemplate {
                     {
                         last_key = Some(Arc::clone(&measurement.key));
                     }
-                    hand_over(TemplateMatch {
+                    let matched = TemplateMatch {
                         template: self.index,
                         match_index,
                         measurement,
-                    });
+                    };
+                    hand_over(found.len() - match_index, matched);
                 }
                 Err(failure) => errors.push(failure.into_error(self.index, Some(match_index))),
             }

@@ -2,7 +2,7 @@
 
 use iomt_mapping::Timestamp;
 use serde_json::{Map, Value};
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use super::{DriverMessage, Now, Output};
 
@@ -203,8 +203,8 @@ impl Waveform {
         let rate = self.samples_per_kilosecond as f64 / 1000.0;
         // Written directly, because it is by far most of what a driver says; names need no escapes.
         let (driver, name) = (self.driver, self.name);
-        let mut body = String::with_capacity(192 + self.values.len() * SAMPLE_BYTES);
-        // Writing to a String never fails.
+        let mut body = Vec::with_capacity(192 + self.values.len() * SAMPLE_BYTES);
+        // Writing to memory never fails.
         let _ = write!(
             body,
             r#"{{"driver":"{driver}","kind":"waveform","waveform":"{name}","rate_hz":{rate:?},"block":"{name}-{begin}","{name}":["#
@@ -214,18 +214,18 @@ impl Waveform {
             let Some(at) = begin.plus_ticks(self.offset(index)) else {
                 break;
             };
-            body.push_str(if index == 0 { r#"{"at":""# } else { r#",{"at":""# });
+            body.extend_from_slice(if index == 0 { br#"{"at":""# } else { br#",{"at":""# });
             times.write(at, &mut body);
-            body.push_str(r#"","value":"#);
+            body.extend_from_slice(br#"","value":"#);
             number(*value, &mut body);
-            body.push('}');
+            body.push(b'}');
         }
         self.values.clear();
-        body.push_str("]}");
+        body.extend_from_slice(b"]}");
         // It stays in memory for a while.
         body.shrink_to_fit();
         out.messages.push(DriverMessage {
-            body: body.into_bytes(),
+            body,
             waveform: true,
             record: None,
         });
@@ -240,12 +240,12 @@ const SAMPLE_BYTES: usize = 52;
 struct Times {
     second: Option<i64>,
     /// `2026-03-01T07:15:30`.
-    text: String,
+    text: Vec<u8>,
 }
 
 impl Times {
     /// The text of `at`, as [`Timestamp`] shows it.
-    fn write(&mut self, at: Timestamp, body: &mut String) {
+    fn write(&mut self, at: Timestamp, body: &mut Vec<u8>) {
         const TICKS: i64 = 10_000_000;
         let second = at.ticks().div_euclid(TICKS);
         if self.second != Some(second) {
@@ -258,7 +258,7 @@ impl Times {
             self.text.pop();
             self.second = Some(second);
         }
-        body.push_str(&self.text);
+        body.extend_from_slice(&self.text);
         let fraction = at.ticks().rem_euclid(TICKS);
         let digits = match fraction {
             0 => 0,
@@ -272,28 +272,23 @@ impl Times {
                 *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
                 rest /= 10;
             }
-            body.push_str(ascii(text.get(..=digits).unwrap_or_default()));
+            body.extend_from_slice(text.get(..=digits).unwrap_or_default());
         }
-        body.push('Z');
+        body.push(b'Z');
     }
 }
 
-/// Digits as text.
-fn ascii(digits: &[u8]) -> &str {
-    std::str::from_utf8(digits).unwrap_or_default()
-}
-
 /// Writes a number as `f64` shows it; samples are mostly whole.
-fn number(value: f64, body: &mut String) {
+fn number(value: f64, body: &mut Vec<u8>) {
     #[expect(clippy::cast_possible_truncation, reason = "compared with what it was")]
     let whole = value as i32;
     if f64::from(whole).to_bits() != value.to_bits() {
-        // Writing to a String never fails.
+        // Writing to memory never fails.
         let _ = write!(body, "{value}");
         return;
     }
     if whole < 0 {
-        body.push('-');
+        body.push(b'-');
     }
     let (mut text, mut rest, mut first) = ([b'0'; 10], whole.unsigned_abs(), 10);
     for digit in text.iter_mut().rev() {
@@ -304,7 +299,7 @@ fn number(value: f64, body: &mut String) {
             break;
         }
     }
-    body.push_str(ascii(text.get(first..).unwrap_or_default()));
+    body.extend_from_slice(text.get(first..).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -331,9 +326,9 @@ mod tests {
             600_000_000,
         ] {
             let at = Timestamp::from_ticks(BEGIN_TICKS + ticks).unwrap();
-            let mut text = String::new();
+            let mut text = Vec::new();
             times.write(at, &mut text);
-            assert_eq!(text, at.to_string());
+            assert_eq!(text, at.to_string().into_bytes());
         }
         for value in [
             0.0,
@@ -349,9 +344,9 @@ mod tests {
             1e15,
             12_345.678_9,
         ] {
-            let mut text = String::new();
+            let mut text = Vec::new();
             number(value, &mut text);
-            assert_eq!(text, value.to_string());
+            assert_eq!(text, value.to_string().into_bytes());
         }
     }
 
