@@ -11,17 +11,20 @@
 //! measurements, of fixed size) are then as full as they get, and stay so. `memory_at_start` is before the first byte.
 //!
 //! Two cores, release build, percent of a core and MB at full line rate, then at device rate. Cores that nothing else keeps awake
-//! take more for each waking:
+//! take more for each waking: before timers had one descriptor of the event loop and slow lines a tick of 100 ms, an idle machine
+//! took 2.5 to 3.1 % without a destination where a busy one took 1.7 to 2.1 %.
 //!
-//! | destination | idle machine | busy machine |
+//! | destination | busy machine (other work waits for both cores) | before, on a busy machine |
 //! |---|---|---|
-//! | none | 2.5 to 3.1 %, 0.8 to 1.4 MB; 0.9 %, 0.2 MB | 1.7 to 2.1 %, 0.3 to 0.5 MB; 0.7 %, 0.2 MB |
-//! | message | 2.9 to 3.4 %, 0.6 to 0.8 MB; 1.3 %, 0.2 MB | 2.3 to 2.5 %, 0.7 MB; 0.9 %, 0.2 MB (older) |
-//! | measurement (13000 events a second) | 9.5 %, 0.9 MB; 2.0 %, 0.4 MB | |
-//! | fhir (waveforms are sent once in `flush_interval` only) | | 3.4 %, 2.1 MB; 1.4 %, 0.3 MB |
+//! | none | 1.4 %, 0.5 to 0.6 MB; 0.4 to 0.5 %, 0.3 MB | 2.1 %, 0.8 MB; 0.6 %, 0.3 MB |
+//! | message | 1.6 %, 0.4 MB; 0.5 %, 0.2 to 0.3 MB | 2.3 to 2.5 %, 0.7 MB; 0.9 %, 0.2 MB |
+//! | measurement (13000 events a second) | not measured again | 9.5 %, 0.9 MB; 2.0 %, 0.4 MB (idle machine) |
+//! | fhir (waveforms are sent once in `flush_interval` only) | not measured again | 3.4 %, 2.1 MB; 1.4 %, 0.3 MB |
 //!
-//! The aim is 2 % and 1 MB at full line rate. What is left without a destination: a quarter the kernel (waking threads), a third
-//! mapping and its memory, a fifth reading ports and decoding, a tenth compressing the journal, a tenth waking threads.
+//! The aim is 2 % and 1 MB at full line rate; on an idle machine the present state has not been measured. Where it goes with the
+//! destination `message`: two fifths normalizing (half of that the evaluation of samples, an eighth each their parsing and the
+//! release of their memory), a fifth reading ports and decoding, a tenth compressing and writing the journal, a tenth sending, a
+//! tenth the kernel switching threads and reading terminals.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
