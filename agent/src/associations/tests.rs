@@ -526,3 +526,101 @@ fn who_is_an_id_or_an_identifier() {
         assert_eq!((who.text("Patient").as_str(), &who), (text, &expected));
     }
 }
+
+#[test]
+fn where_entries_may_be_lost_nobody_fills_the_gap_until_all_are_entered_again() {
+    let device: Arc<str> = Arc::from("d");
+    let lost = Doubt {
+        entries: true,
+        sightings: false,
+    };
+    let record = looks(&[(1, 10, "a", 20)]);
+    let mut book = Book::restore(
+        vec![entry(4, Some("b"), Some(30), Some(40), 30)],
+        vec![
+            (1, Arc::clone(&device), record.clone()),
+            (1, Arc::from("e"), record),
+        ],
+        lost,
+    );
+    let whose = |book: &Book, device: &Arc<str>, instant| match book.at(1, device, instant) {
+        Answer::Patient { patient, .. } => patient.text("Patient"),
+        Answer::Waits(wait) => format!("{wait:?}"),
+    };
+    let other: Arc<str> = Arc::from("e");
+    // What is certain counts; whatever a server shows, also of later moments, does not.
+    let before: Vec<_> = [5, 15, 35, 50].map(|at| whose(&book, &device, at)).into();
+    assert_eq!(before, ["Gap", "Gap", "Patient/b", "Gap"]);
+    book.look(1, &other, &seen(2, 60, "c", 70), None, None);
+    assert_eq!(
+        (whose(&book, &other, 15), whose(&book, &other, 65)),
+        ("Gap".into(), "Gap".into())
+    );
+    // Also where a message names somebody: an entry says that nobody has it.
+    assert!(book.is_entered("never seen", 15));
+    assert_eq!(book.all_entries().count(), 1);
+    let retract = |device: &str| Command::Retract {
+        device: device.to_owned(),
+    };
+    assert!(book.plan(&retract("e"), Some(80), &[1]).is_err());
+    let planned = book.plan(&retract("d"), Some(80), &[1]).unwrap();
+    book.take(&planned);
+    assert_eq!(whose(&book, &device, 35), "Gap");
+    let set = Command::Set {
+        device: "e".to_owned(),
+        patient: Who::Id("f".to_owned()),
+        encounter: None,
+        from: Some(10),
+        to: Some(20),
+    };
+    let mut planned = book.plan(&set, Some(80), &[1]).unwrap();
+    // What a store that is gone has sent may be wrong.
+    assert_eq!(planned.corrections.len(), 1);
+    planned.entry.as_mut().unwrap().number = 5;
+    book.take(&planned);
+    assert_eq!(
+        (whose(&book, &other, 15), whose(&book, &other, 25)),
+        ("Patient/f".into(), "Gap".into())
+    );
+    drop(book.take_unwritten());
+
+    let planned = book.plan(&Command::Complete, None, &[1]).unwrap();
+    assert_eq!((&planned.entry, &planned.retracted), (&None, &None));
+    book.take(&planned);
+    assert_eq!(book.doubt(), Doubt::default());
+    let after: Vec<_> = [15, 65].map(|at| whose(&book, &other, at)).into();
+    assert_eq!(after, ["Patient/f", "Patient/c"]);
+    assert_eq!(whose(&book, &device, 15), "Patient/a");
+    assert!(!book.is_entered("never seen", 15));
+    assert_eq!(book.take_unwritten().moved, [device, other]);
+}
+
+#[test]
+fn where_sightings_are_lost_the_first_link_that_is_seen_does_not_hold_backwards() {
+    let lost = Doubt {
+        entries: false,
+        sightings: true,
+    };
+    let device: Arc<str> = Arc::from("d");
+    for (doubt, history, expected) in [
+        (Doubt::default(), false, Some("a")),
+        (lost, false, None),
+        // The server tells all its versions.
+        (lost, true, Some("b")),
+    ] {
+        let mut book = Book::restore(Vec::new(), Vec::new(), doubt);
+        let all = versions(&[(1, 5, "b"), (2, 10, "a")]);
+        let history = history.then_some((&all[..], true));
+        book.look(1, &device, &seen(2, 10, "a", 20), history, None);
+        let patient = |instant| match book.at(1, &device, instant) {
+            Answer::Patient { patient, .. } => Some(patient.text("Patient")),
+            Answer::Waits(_) => None,
+        };
+        let expected = expected.map(|id| format!("Patient/{id}"));
+        assert_eq!(
+            (patient(7), patient(15)),
+            (expected, Some("Patient/a".to_owned())),
+            "{doubt:?}"
+        );
+    }
+}

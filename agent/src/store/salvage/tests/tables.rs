@@ -421,3 +421,61 @@ fn associations_do_not_come_from_beside_a_log_that_hides_newer_ones() {
         state.text()
     );
 }
+
+/// Whichever bit of the entry in the middle changed: what is older than it is not believed, and nothing is that was never
+/// entered.
+#[test]
+fn of_entries_with_a_changed_bit_only_those_that_are_newer_come_over_and_the_others_are_in_doubt() {
+    let template = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(template.path()).unwrap();
+    let mut book = store.association_book().unwrap();
+    for (device, patient) in [
+        ("band-1", "Patient/anna"),
+        ("band-2", "Patient/bert"),
+        ("band-3", "Patient/cara"),
+    ] {
+        let command = Command::Set {
+            device: device.to_owned(),
+            patient: Who::parse("Patient", patient),
+            encounter: None,
+            from: Some(500),
+            to: None,
+        };
+        enter(&mut store, &mut book, &command);
+    }
+    drop(store);
+    let before: Vec<_> = book.all_entries().cloned().collect();
+    let good = std::fs::read(template.path().join("store.db")).unwrap();
+    let text = b"band-2Patient/bert";
+    let place = good
+        .windows(text.len())
+        .rposition(|window| window == text)
+        .unwrap();
+    // Nine kinds in front of the columns, the length of that, the number and the length of all.
+    let begin = place - 12;
+    assert_eq!(good[begin + 1..begin + 3], [2, 10]);
+    let end = begin + 2 + usize::from(good[begin]);
+    let mut whole = 0;
+    for place in begin..end {
+        let bit = place % 8;
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = good.clone();
+        bytes[place] ^= 1 << bit;
+        std::fs::write(folder.path().join("store.db"), bytes).unwrap();
+        Store::condemn_in(folder.path(), "a test").unwrap();
+        let (store, recovered) = Store::open(folder.path()).unwrap();
+        let book = store.association_book().unwrap();
+        let after: Vec<_> = book.all_entries().cloned().collect();
+        let what = format!("byte {} bit {bit}: {after:?}", place - begin);
+        let state = recovered.salvages[0].state();
+        if after == before {
+            whole += 1;
+            assert!(!book.doubt().entries && !state.lost_associations(), "{what}");
+            continue;
+        }
+        assert!(after.is_empty() || after == before[2..], "{what}");
+        assert!(book.doubt().entries && state.lost_associations(), "{what}");
+    }
+    // Bytes that say nothing of their own: a length with room to spare.
+    assert!(whole <= 2, "{whole} of {} bytes", end - begin);
+}
