@@ -23,6 +23,7 @@
 //! | `journal` | 1,000 | 1,385 | 631 | 9,388 | 76 s | 1,118 s |
 //! | `journal`, half of the cuts at starts | 300 | 1,403 | 637 | 9,724 | 76 s | 220 s |
 //! | `sealed` | 300 | 1,701 | 760 | 11,705 | 74 s | 220 s |
+//! | `migration`, versions 1 to 10 | 60 | 2,821 | 1,205 | 14,295 | 103 s | 196 s |
 //! | `salvage` | 250 | 1,692 | 753 | 8,342 | 68 s | 362 s |
 //!
 //! `--sabotage forget-flushes` replays as if the last flushes had not been asked for, `--sabotage ack-before-commit` judges as
