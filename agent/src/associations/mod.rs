@@ -69,6 +69,8 @@ pub enum Wait {
     Unlinked,
     /// The device was with nobody then.
     Gap,
+    /// An entry of the operator that was lost may say it.
+    Doubt,
     /// The server contradicts the operator, and is newer.
     Conflict,
     /// Statements of the server contradict each other.
@@ -93,6 +95,9 @@ pub fn at(
     let Some(entry) = entry else {
         return said.answer();
     };
+    if entry.is_lost() {
+        return Answer::Waits(Wait::Doubt);
+    }
     let Some(patient) = &entry.patient else {
         // The device was taken away: only what the server says of a later moment ends that.
         let ended = entry.from.unwrap_or(Ticks::MIN);

@@ -550,11 +550,11 @@ fn where_entries_may_be_lost_nobody_fills_the_gap_until_all_are_entered_again() 
     let other: Arc<str> = Arc::from("e");
     // What is certain counts; whatever a server shows, also of later moments, does not.
     let before: Vec<_> = [5, 15, 35, 50].map(|at| whose(&book, &device, at)).into();
-    assert_eq!(before, ["Gap", "Gap", "Patient/b", "Gap"]);
+    assert_eq!(before, ["Doubt", "Doubt", "Patient/b", "Doubt"]);
     book.look(1, &other, &seen(2, 60, "c", 70), None, None);
     assert_eq!(
         (whose(&book, &other, 15), whose(&book, &other, 65)),
-        ("Gap".into(), "Gap".into())
+        ("Doubt".into(), "Doubt".into())
     );
     // Also where a message names somebody: an entry says that nobody has it.
     assert!(book.is_entered("never seen", 15));
@@ -565,7 +565,7 @@ fn where_entries_may_be_lost_nobody_fills_the_gap_until_all_are_entered_again() 
     assert!(book.plan(&retract("e"), Some(80), &[1]).is_err());
     let planned = book.plan(&retract("d"), Some(80), &[1]).unwrap();
     book.take(&planned);
-    assert_eq!(whose(&book, &device, 35), "Gap");
+    assert_eq!(whose(&book, &device, 35), "Doubt");
     let set = Command::Set {
         device: "e".to_owned(),
         patient: Who::Id("f".to_owned()),
@@ -580,7 +580,7 @@ fn where_entries_may_be_lost_nobody_fills_the_gap_until_all_are_entered_again() 
     book.take(&planned);
     assert_eq!(
         (whose(&book, &other, 15), whose(&book, &other, 25)),
-        ("Patient/f".into(), "Gap".into())
+        ("Patient/f".into(), "Doubt".into())
     );
     drop(book.take_unwritten());
 

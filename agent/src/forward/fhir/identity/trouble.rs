@@ -86,6 +86,10 @@ pub(in crate::forward) fn nobody_then(wait: Wait) -> ErrorRecord {
             "Patient: the Device was linked to nobody when the reading was taken, and a later link does not reach back; say \
              whose it was with `bedside-agent association set`"
         }
+        Wait::Doubt => {
+            "Patient: associations were lost with a damaged store, and one of them may say whose the Device was; enter them \
+             again with `bedside-agent association set`, then `bedside-agent association complete`"
+        }
         Wait::Uncertain => {
             "Patient: the link of the Device changed at an unknown moment around the reading, and the server does not tell \
              its versions; say whose it was with `bedside-agent association set`, or switch on versions of Device on the \
