@@ -15,10 +15,10 @@
 //! | messages that wait for their commit, of each MQTT source | 8 MiB, or four of the largest size |
 //! | messages that were committed last, and what they became | 0.75 and 0.5 MiB, 2 s (`pipeline/recent.rs`) |
 //! | readings on their way to a destination | 2 MiB that gather, and as much under way (`forward/gather.rs`) |
-//! | Observations as a server has them, as text | 0.4 MiB for each destination (`forward/fhir/recent.rs`) |
+//! | Observations as a server has them, as text | 0.25 MiB for each destination (`forward/fhir/recent.rs`) |
 //! | bodies of requests under way | 4 of at most 1 MiB (`forward/fhir/server.rs`) |
 //! | one read of the journal; the last packets at a start | 16 KiB compressed; a batch at a time |
-//! | pages of SQLite | 0.4 MiB |
+//! | pages of SQLite | 0.25 MiB |
 
 mod association;
 mod at_rest;

@@ -266,7 +266,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
          PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 4000;
          PRAGMA journal_size_limit = 8388608;
-         PRAGMA cache_size = -400;
+         PRAGMA cache_size = -256;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = 0;
          PRAGMA cell_size_check = ON;

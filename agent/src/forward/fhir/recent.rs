@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Bytes that are kept.
-const MOST_BYTES: usize = 384 * 1024;
+const MOST_BYTES: usize = 256 * 1024;
 
 /// An Observation as the server holds it.
 #[derive(Clone, Debug)]
