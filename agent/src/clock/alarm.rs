@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! 1. The descriptor is set to the earliest deadline, or will be before the loop rests again.
-//! 2. When the alarm ends, deadlines that are left go to the thread of the timers: none is forgotten.
+//! 2. When the alarm ends, or the system refuses a time, deadlines that are left go to the thread of the timers: none is
+//!    forgotten.
 
 use super::{DRIVER, Deadlines, monotonic_us};
 use rustix::time::{
@@ -41,7 +42,7 @@ enum Set {
 }
 
 impl Alarm {
-    fn insert(&mut self, at: u64, waker: &Waker) {
+    fn insert(&mut self, at: u64, waker: &Waker) -> io::Result<()> {
         self.deadlines.insert(at, waker);
         let is_earliest = match self.set {
             Set::At(set) => at < set,
@@ -49,13 +50,14 @@ impl Alarm {
             Set::Soon => false,
         };
         if is_earliest {
-            self.set_to(Some(at));
+            self.set_to(Some(at))?;
         }
+        Ok(())
     }
 
-    fn set_to(&mut self, deadline: Option<u64>) {
+    fn set_to(&mut self, deadline: Option<u64>) -> io::Result<()> {
         self.set = deadline.map_or(Set::Never, Set::At);
-        let Some(at) = deadline else { return };
+        let Some(at) = deadline else { return Ok(()) };
         // A time of 0 would turn it off.
         let at = i64::try_from(at.max(1)).unwrap_or(i64::MAX);
         let time = Itimerspec {
@@ -65,15 +67,37 @@ impl Alarm {
                 tv_nsec: at % 1_000_000 * 1000,
             },
         };
-        // It cannot fail for a descriptor and a time like these. It is never read: being set, it is not ready any more.
-        let result = timerfd_settime(self.descriptor.get_ref(), TimerfdTimerFlags::ABSTIME, &time);
-        debug_assert!(result.is_ok());
+        // It is never read: being set, it is not ready any more.
+        timerfd_settime(self.descriptor.get_ref(), TimerfdTimerFlags::ABSTIME, &time)?;
+        Ok(())
     }
 }
 
 /// Takes a deadline when this thread has an alarm of its own; tells whether it has.
 pub(super) fn take(at: u64, waker: &Waker) -> bool {
-    ALARM.with_borrow_mut(|alarm| alarm.as_mut().map(|alarm| alarm.insert(at, waker)).is_some())
+    match ALARM.with_borrow_mut(|alarm| alarm.as_mut().map(|alarm| alarm.insert(at, waker))) {
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            refused(&error);
+            true
+        }
+        None => false,
+    }
+}
+
+/// The system does not take a time: the thread of the timers serves from now on.
+fn refused(error: &io::Error) {
+    tracing::warn!("the timers get a thread of their own: {error}");
+    hand_over();
+}
+
+/// Ends the alarm of this thread; what is left goes to the thread of the timers.
+fn hand_over() {
+    if let Some(alarm) = ALARM.take() {
+        for ((at, _), waker) in alarm.deadlines.by_time {
+            DRIVER.take(at, &waker);
+        }
+    }
 }
 
 /// The timers of this thread are kept by its event loop while this lives.
@@ -83,11 +107,7 @@ pub struct OwnTimers(tokio::task::JoinHandle<()>);
 impl Drop for OwnTimers {
     fn drop(&mut self) {
         self.0.abort();
-        if let Some(alarm) = ALARM.take() {
-            for ((at, _), waker) in alarm.deadlines.by_time {
-                DRIVER.take(at, &waker);
-            }
-        }
+        hand_over();
     }
 }
 
@@ -100,6 +120,10 @@ pub fn own_timers() -> io::Result<OwnTimers> {
         TimerfdClockId::Boottime,
         TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
     )?;
+    keep_with(descriptor)
+}
+
+fn keep_with(descriptor: OwnedFd) -> io::Result<OwnTimers> {
     let descriptor = Rc::new(watched(descriptor)?);
     ALARM.set(Some(Alarm {
         descriptor: Rc::clone(&descriptor),
@@ -129,11 +153,15 @@ async fn ring(descriptor: Rc<AsyncFd<OwnedFd>>) {
         });
         due.into_iter().flatten().for_each(Waker::wake);
         after_those_who_were_woken().await;
-        ALARM.with_borrow_mut(|alarm| {
-            if let Some(alarm) = alarm {
-                alarm.set_to(alarm.deadlines.next());
-            }
+        let set = ALARM.with_borrow_mut(|alarm| {
+            let alarm = alarm.as_mut()?;
+            Some(alarm.set_to(alarm.deadlines.next()))
         });
+        match set {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return refused(&error),
+            None => return,
+        }
     }
 }
 
@@ -235,6 +263,20 @@ mod tests {
             drop(own);
             task.await.unwrap();
             Timer::after_millis(5).await;
+        });
+    }
+
+    #[test]
+    fn where_the_system_refuses_a_time_the_thread_of_the_timers_serves() {
+        in_a_loop(async {
+            // A socket takes no time.
+            let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _own = keep_with(socket.into()).unwrap();
+            let later = tokio::task::spawn_local(Timer::after_millis(10));
+            Timer::after_millis(5).await;
+            later.await.unwrap();
+            assert!(ALARM.with_borrow(Option::is_none));
         });
     }
 
